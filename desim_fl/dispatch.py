@@ -1,0 +1,95 @@
+"""The dispatch desk: which places are open, and who takes them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from desim_fl.core import Send
+from desim_fl.errors import LawError, RefusedError
+from desim_fl.population import Roster
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from desim_fl.core import View
+    from desim_fl.world import World
+
+
+class Desk:
+    """Open places of two kinds: those a strategy asked for, and those that the dispatch policy refills."""
+
+    def __init__(self, world: World, view: View, depart: Callable[[int, Send], None]) -> None:
+        self.roster = Roster(len(world.sizes))
+        self.explicit = False  # whether the strategy has ever chosen its own sends
+        self.dispatched = 0
+        self._world, self._view, self._depart = world, view, depart
+        self._selector_state = world.selector.start()
+        self._asked: list[Send] = []
+        self._open = 0
+        self._held = 0  # places that wait for the next publish
+
+    @property
+    def open_places(self) -> int:
+        """Places that somebody could take now."""
+        return self._open + sum(len(send.clients) if send.clients is not None else send.count for send in self._asked)
+
+    @property
+    def held_places(self) -> int:
+        """Places that the policy ``after_aggregation`` keeps until the next publish."""
+        return self._held
+
+    def hear(self, client: int, loss: float | None) -> None:
+        """Pass a trained value on to a selector that reads outcomes; it stands in the arrival's row already."""
+        if self._world.selector.reads_outcomes:
+            hear = getattr(self._world.selector, "hear")  # noqa: B009  (only these selectors have it)
+            self._selector_state = hear(self._selector_state, client, loss)
+
+    def queue(self, sends: tuple[Send, ...] | None, freed: int, *, at_once: bool, published: bool) -> None:
+        """Open the places a strategy asks for, or else (``None``) those that became free, by the dispatch policy."""
+        if sends is not None:
+            self.explicit = self.explicit or bool(sends)
+            self._asked.extend(sends)
+        elif at_once or self._world.dispatch == "immediate":
+            self._open += freed
+        else:
+            self._held += freed
+        if published:
+            self._open, self._held = self._open + self._held, 0
+
+    def fill(self) -> None:
+        """Send out clients for every open place that somebody can take now."""
+        if self._asked:
+            left = [self._send(send) for send in self._asked]
+            self._asked = [send for send in left if send is not None]
+        if self._open and self.roster.selectable:
+            rest = self._send(Send(self._open))
+            self._open = 0 if rest is None else rest.count
+
+    def _send(self, send: Send) -> Send | None:
+        """Dispatch whom a send asks for and return what of it stays open."""
+        if send.secret:
+            raise RefusedError("secure groups (Send.secret) cannot be played yet")
+        if send.clients is None:
+            taken = self._choose(send)
+            rest = send._replace(count=send.count - len(taken))
+        else:
+            taken = tuple(client for client in send.clients if self.roster.is_selectable(client))
+            rest = send._replace(clients=tuple(client for client in send.clients if client not in taken))
+        for client in taken:
+            self._depart(client, send)
+            self.dispatched += 1
+        left = bool(rest.clients) if send.clients is not None else rest.count > 0
+        return rest if left and (send.wait or not taken) else None
+
+    def _choose(self, send: Send) -> tuple[int, ...]:
+        if not self.roster.selectable:
+            return ()
+        if send.group is not None and send.group not in self._world.groups:
+            raise RefusedError(f'the strategy sends to the group "{send.group}", which is not one of this world\'s groups')
+        selector = self._world.selector
+        self._selector_state, chosen = selector.choose(
+            self._selector_state, self._view, self.roster, send, self.dispatched
+        )
+        if len(chosen) > send.count or len(set(chosen)) < len(chosen) or not all(map(self.roster.is_selectable, chosen)):
+            raise LawError(f"the selector chose {chosen} for {send.count} places: not distinct selectable clients")
+        return chosen

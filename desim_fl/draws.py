@@ -1,0 +1,111 @@
+"""Random numbers without state: every draw is a pure function of what it is for.
+
+``words`` is Philox4x32-10 (Salmon, Moraes, Dror, Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC 2011): the
+key is the seed as two 32-bit words, the counter is ``(client, nth, purpose, slot // 4)``, and word ``slot % 4`` of
+the block is the draw. Two variants of a scenario that ask the same question get the same number (common random
+numbers), in any order and on any machine. The scalar form and the array form give the same bits.
+
+``stream`` hands out a NumPy generator where one job needs many numbers (a batch order, say).
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+_MASK = 0xFFFFFFFF
+_M0, _M1 = 0xD2511F53, 0xCD9E8D57  # multipliers of the published Philox4x32
+_W0, _W1 = 0x9E3779B9, 0xBB67AE85  # key increments: golden ratio, sqrt(3) - 1
+_ROUNDS = 10
+LIMIT = 1 << 32  # client keys and job counts are 32-bit counter words
+
+
+class Purpose(IntEnum):
+    """What a draw is for. Never renumbered; new ones are appended."""
+
+    CLIENT = 0  # a client's constants, nth 0
+    JOB = 1  # a job's durations, slots in JobSlot
+    SELECTION = 2  # client 0, nth = dispatch number, slot = try
+    PARTITION = 3
+    MODEL_INIT = 4
+    BATCH_ORDER = 5
+    TRAINING = 6  # torch's generators around a job (Dropout, augmentation)
+    DATA = 7  # made data
+    VALIDATION = 8  # which training samples form the validation part
+    EVALUATION = 9  # torch's generators around an evaluation
+
+
+class ClientSlot(IntEnum):
+    """Slots of ``Purpose.CLIENT``. Never renumbered."""
+
+    DEVICE_FACTOR = 0
+    DOWN_MBPS = 1
+    UP_MBPS = 2
+    LATENCY = 3
+
+
+class JobSlot(IntEnum):
+    """Slots of ``Purpose.JOB`` below 16; retry r adds 16 r. Never renumbered."""
+
+    COMPUTE_JITTER = 0
+    WAIT = 1
+    DOWN_LATENCY_JITTER = 2
+    UP_LATENCY_JITTER = 3
+
+
+def block(seed: int, purpose: int, client: int, nth: int, group: int) -> tuple[int, int, int, int]:
+    """Four 32-bit words: slots ``4 * group`` to ``4 * group + 3``, in plain Python."""
+    c0, c1, c2, c3 = client & _MASK, nth & _MASK, purpose, group
+    k0, k1 = seed & _MASK, (seed >> 32) & _MASK
+    for _ in range(_ROUNDS):
+        p0, p1 = _M0 * c0, _M1 * c2
+        c0, c1, c2, c3 = (p1 >> 32) ^ c1 ^ k0, p1 & _MASK, (p0 >> 32) ^ c3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
+    return c0, c1, c2, c3
+
+
+def word(seed: int, purpose: int, client: int, nth: int, slot: int) -> int:
+    """One 32-bit word (scalar form)."""
+    return block(seed, purpose, client, nth, slot // 4)[slot % 4]
+
+
+def blocks(seed: int, purpose: int, client: ArrayLike, nth: ArrayLike, group: int) -> NDArray[np.uint32]:
+    """Array form of :func:`block`: ``client`` and ``nth`` broadcast; shape ``(..., 4)``."""
+    low = np.uint64(_MASK)
+    shift = np.uint64(32)
+    c0, c1 = np.broadcast_arrays(np.asarray(client, np.uint64) & low, np.asarray(nth, np.uint64) & low)
+    c2 = np.full(c0.shape, purpose, np.uint64)
+    c3 = np.full(c0.shape, group, np.uint64)
+    k0, k1 = seed & _MASK, (seed >> 32) & _MASK
+    m0, m1 = np.uint64(_M0), np.uint64(_M1)
+    for _ in range(_ROUNDS):
+        p0, p1 = m0 * c0, m1 * c2
+        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ np.uint64(k0), p1 & low, (p0 >> shift) ^ c3 ^ np.uint64(k1), p0 & low
+        k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
+    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+
+
+def words(seed: int, purpose: int, client: ArrayLike, nth: ArrayLike, slot: int) -> NDArray[np.uint32]:
+    """Array form of :func:`word`."""
+    return blocks(seed, purpose, client, nth, slot // 4)[..., slot % 4]
+
+
+def uniform(word_value: int) -> float:
+    """A word as a number strictly between 0 and 1: ``(word + 0.5) / 2**32``, exact in double precision."""
+    return (word_value + 0.5) / 4294967296.0
+
+
+def uniforms(word_values: NDArray[np.uint32]) -> NDArray[np.float64]:
+    """Array form of :func:`uniform`."""
+    return (word_values.astype(np.float64) + 0.5) / 4294967296.0
+
+
+def stream(seed: int, purpose: int, client: int, nth: int) -> np.random.Generator:
+    """A NumPy generator of its own for (purpose, client, nth), for uses that need many numbers."""
+    philox = np.random.Philox(key=[seed & 0xFFFFFFFFFFFFFFFF, purpose], counter=[0, 0, client, nth])
+    return np.random.Generator(philox)

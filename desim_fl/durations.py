@@ -1,0 +1,163 @@
+"""Named probability laws of durations, factors and bandwidths, drawn by inverse distribution function.
+
+Each law maps a uniform number u (a float or a NumPy array) to a value of the law by one formula, so that a changed
+parameter moves the same draw instead of drawing another. None has a unit of its own: the key that holds it does.
+The parameterisations follow what simulators of federated learning use; see each class.
+"""
+
+from __future__ import annotations
+
+import bisect
+import itertools
+import math
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+
+from desim_fl import elementary
+from desim_fl.errors import ScenarioError
+
+Values = Any  # a float, or a float64 array of any shape; what goes in comes out
+
+
+class Law(Protocol):
+    """A distribution of non-negative numbers; ``at`` is its quantile function."""
+
+    def at(self, u: Values) -> Values: ...
+
+
+def _capped(value: Values, cap: float | None) -> Values:
+    if cap is None:
+        return value
+    return np.minimum(value, cap) if isinstance(value, np.ndarray) else min(value, cap)
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """Always the same value."""
+
+    value: float
+
+    def at(self, u: Values) -> Values:
+        return np.full(u.shape, float(self.value)) if isinstance(u, np.ndarray) else float(self.value)
+
+
+@dataclass(frozen=True, slots=True)
+class Uniform:
+    """Evenly between ``low`` and ``high``; mean (low + high) / 2."""
+
+    low: float
+    high: float
+    cap: float | None = None
+
+    def at(self, u: Values) -> Values:
+        return _capped(self.low + (self.high - self.low) * u, self.cap)
+
+
+@dataclass(frozen=True, slots=True)
+class Exponential:
+    """Exponential with the given mean (before the cap)."""
+
+    mean: float
+    cap: float | None = None
+
+    def at(self, u: Values) -> Values:
+        return _capped(-self.mean * elementary.log(1.0 - u), self.cap)
+
+
+@dataclass(frozen=True, slots=True)
+class Lognormal:
+    """``median * exp(sigma * Z)``, Z standard normal; mean ``median * exp(sigma**2 / 2)``."""
+
+    median: float
+    sigma: float
+    cap: float | None = None
+
+    def at(self, u: Values) -> Values:
+        return _capped(self.median * elementary.exp(self.sigma * elementary.normal_quantile(u)), self.cap)
+
+
+@dataclass(frozen=True, slots=True)
+class HalfNormal:
+    """``min + |N(0, sd)|``, as FLSim draws training times; mean ``min + sd * sqrt(2 / pi)``."""
+
+    sd: float
+    min: float = 0.0
+    cap: float | None = None
+
+    def at(self, u: Values) -> Values:
+        return _capped(self.min + self.sd * elementary.normal_quantile(0.5 + 0.5 * u), self.cap)
+
+
+@dataclass(frozen=True, slots=True)
+class Pareto:
+    """Pareto on [scale, inf) with tail index ``alpha``; mean ``alpha * scale / (alpha - 1)`` for alpha > 1."""
+
+    alpha: float
+    scale: float
+    cap: float | None = None
+
+    def at(self, u: Values) -> Values:
+        return _capped(self.scale * elementary.power(1.0 - u, -1.0 / self.alpha), self.cap)
+
+
+@dataclass(frozen=True, slots=True)
+class Lomax:
+    """Pareto shifted to start at 0 (what ``numpy.random.pareto`` draws); mean ``scale / (alpha - 1)``."""
+
+    alpha: float
+    scale: float
+    cap: float | None = None
+
+    def at(self, u: Values) -> Values:
+        return _capped(self.scale * (elementary.power(1.0 - u, -1.0 / self.alpha) - 1.0), self.cap)
+
+
+def zeta(exponent: float, terms: int = 1000) -> float:
+    """Riemann's zeta for exponent > 1: a partial sum and the Euler-Maclaurin remainder."""
+    partial = math.fsum(elementary.power(float(k), -exponent) for k in range(1, terms))
+    edge = elementary.power(float(terms), -exponent)
+    return partial + edge * terms / (exponent - 1.0) + edge / 2.0 + exponent * edge / (12.0 * terms)
+
+
+@dataclass(frozen=True, slots=True)
+class Zipf:
+    """``scale * min(K, cap)`` with P(K = k) proportional to ``k**-exponent`` over all k >= 1.
+
+    PORT's idle time is Zipf(1.7) capped at 60 (Su and Li, IWQoS 2022, section III).
+    """
+
+    exponent: float
+    cap: int
+    scale: float = 1.0
+    table: tuple[float, ...] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        total = zeta(self.exponent)
+        masses = (elementary.power(float(k), -self.exponent) / total for k in range(1, self.cap))
+        object.__setattr__(self, "table", tuple(itertools.accumulate(masses)))
+
+    def at(self, u: Values) -> Values:
+        if isinstance(u, np.ndarray):
+            return self.scale * (np.searchsorted(np.array(self.table), u, side="right") + 1.0)
+        return self.scale * (bisect.bisect_right(self.table, u) + 1.0)
+
+
+LAWS = {
+    "constant": Constant,
+    "uniform": Uniform,
+    "exponential": Exponential,
+    "lognormal": Lognormal,
+    "half_normal": HalfNormal,
+    "pareto": Pareto,
+    "lomax": Lomax,
+    "zipf": Zipf,
+}
+
+
+def build(law: str, **parameters: float) -> Law:
+    """Make a law by name; the parameters are those of its class."""
+    if law not in LAWS:
+        raise ScenarioError(f'there is no law "{law}"; the laws are {", ".join(LAWS)}')
+    return LAWS[law](**parameters)

@@ -1,0 +1,391 @@
+"""The engine: one run in virtual time.
+
+SimPy keeps the clock. Every event carries the key (tick, class, number) as SimPy's (time, priority), so that an
+instant plays in one defined order, whatever order things were scheduled in. The engine counts (versions,
+staleness, idle clients, open places); the strategy computes; the executor trains.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import simpy
+
+from desim_fl.algebra import is_finite
+from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Stop, Update
+from desim_fl.dispatch import Desk
+from desim_fl.errors import JobError, LawError, RefusedError, RunError, StalledError
+from desim_fl.evaluation import Evaluation, Evaluator
+from desim_fl.eventlog import EventLog, Kind, Note
+from desim_fl.flight import ALARM, ARRIVAL, Due, FlightView, Flying, check_trip
+from desim_fl.ledger import Ledger
+from desim_fl.timing import to_ticks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from desim_fl.core import Flight, Params
+    from desim_fl.world import World
+
+_SAME_CLIENT_LIMIT = 100
+_SAME_INSTANT_LIMIT = 100_000
+
+
+class LiveView:
+    """What strategies and selectors may look at; reads the engine, changes nothing (``core.View``)."""
+
+    __slots__ = ("_engine", "flying")
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.flying: Mapping[int, Flight] = FlightView(engine.flights, lambda: engine.model.version)
+
+    @property
+    def version(self) -> int:
+        return self._engine.model.version
+
+    @property
+    def params(self) -> Params:
+        return self._engine.model.params
+
+    @property
+    def model(self) -> Model:
+        return self._engine.model
+
+    @property
+    def clients(self) -> int:
+        return len(self._engine.world.sizes)
+
+    @property
+    def sizes(self) -> Sequence[int]:
+        return self._engine.world.sizes
+
+    @property
+    def groups(self) -> Mapping[str, Sequence[int]]:
+        return self._engine.world.groups
+
+    @property
+    def concurrency(self) -> int:
+        return self._engine.world.concurrency
+
+
+class Engine:
+    """Plays one world, once. ``run`` returns when a stop rule holds; ``why`` then names it."""
+
+    def __init__(self, world: World, log: EventLog, record: Callable[[Evaluation], None] | None = None) -> None:
+        self.world, self.log = world, log
+        self.model = world.model
+        self.ledger = Ledger()
+        self.flights: dict[int, Flying] = {}
+        self.dispatches = [0] * len(world.sizes)
+        self.why: str | None = None
+        self._env = simpy.Environment(initial_time=0)
+        self._view = LiveView(self)
+        self._desk = Desk(world, self._view, self._depart)
+        self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
+        self._watch: Callable[[Engine], None] = lambda _: None
+        self._state: Any = None
+        self._alarms: dict[str, Due] = {}
+        self._alarm_count = 0
+        self._caches: dict[int, Any] = {}
+        self._memories: dict[int, Any] = {}
+        self._buffers: dict[int, Any] = {}  # by job: buffers of the finite updates since the last publish
+        self._instant, self._instant_arrivals, self._by_client = -1, 0, dict[int, int]()
+
+    @property
+    def now(self) -> int:
+        """Virtual time in ticks."""
+        return self._env.now  # pyright: ignore[reportReturnType]
+
+    # ---- the run
+
+    def run(self, watch: Callable[[Engine], None] | None = None) -> str:
+        """Play until a stop rule holds and return ``timeline_sha256``; ``watch`` is called after every arrival."""
+        self._watch = watch or self._watch
+        self._evaluator.start(self.model, lambda: (self.model, self.ledger.arrived), self._goes_on)
+        self.log.block(0)
+        self._state, reply = self.world.strategy.start(self._view)
+        self._answer(reply, freed=self.world.concurrency, at_once=True)
+        limit = self.world.stops.max_ticks
+        while self.why is None:
+            upcoming = self._env.peek()
+            if limit is not None and upcoming > limit:
+                self.log.block(limit)
+                self._stop("max_time", limit)
+            elif upcoming == math.inf:
+                raise StalledError(self._stalled())
+            else:
+                self._env.step()
+        return self.log.finish(self.final_ticks)
+
+    def _goes_on(self) -> bool:
+        """Whether anything but evaluations is still to come."""
+        return bool(self.flights or self._alarms or self.world.stops.max_ticks is not None)
+
+    def _stalled(self) -> str:
+        return (
+            f"nothing is left to happen at t = {self.now / 1e6} s, version {self.model.version}, and the stop rule is not "
+            f"reached: {self._desk.open_places} open places, {self._desk.held_places} held until the next publish, "
+            f"{self.ledger.buffered} updates buffered, {self._desk.roster.selectable} clients selectable; look at "
+            "strategy.buffer_size, run.concurrency and run.dispatch, or set run.max_time_s"
+        )
+
+    def _stop(self, why: str, tick: int) -> None:
+        """Write the last rows of the current block (the strategy may flush once more) and evaluate."""
+        finish = getattr(self.world.strategy, "finish", None)
+        reply: Reply = Reply() if finish is None else finish(self._state, self._view)
+        if reply.params is not None:
+            self._publish(reply, -1, -1)
+        self.log.row(Kind.STOP, -1, -1, self.model.version)
+        self.ledger.check(self.model.version)
+        self.why, self.final_ticks = why, tick
+        self._evaluator.finish(self.model, tick, self.ledger.arrived)
+
+    final_ticks = 0
+
+    # ---- landings and alarms
+
+    def _on_landing(self, event: Due) -> None:
+        flying: Flying = event.value
+        if flying.due is not event:
+            return  # cancelled, or moved to another instant
+        self.log.block(self.now)
+        if flying.loss is not None:
+            self._lose(flying, flying.loss[1])
+        else:
+            self._arrive(flying)
+        self.world.executor.release(flying.job)
+        self._watch(self)
+
+    def _arrive(self, flying: Flying) -> None:
+        job = flying.job
+        self._guard_progress(job.client)
+        outcome = self._collect(flying)
+        staleness = self._land(flying, "arrived", flying.trip.bytes_up)
+        reason = self._turned_away(job, staleness)
+        if reason is None:
+            self._hand_over(flying, outcome, staleness)
+            return
+        self._log_arrival(flying, outcome, staleness, Reply())
+        self._reject(job, staleness, reason)
+        self._state, reply = self.world.strategy.lose(self._state, self._view, Loss(job, staleness, reason))
+        self._answer(reply, job.client, job.id, freed=1, at_once=True)
+
+    def _hand_over(self, flying: Flying, outcome: Outcome, staleness: int) -> None:
+        """Let the strategy have the update, and do as it replies."""
+        job = flying.job
+        finite = outcome.bad is None and is_finite(outcome.params)
+        if not finite and self.world.non_finite == "fail":
+            raise RunError(
+                f"job {job.id} (client {job.client}, from version {job.version}) gave a non-finite update in "
+                f'"{outcome.bad or "params"}"; run.non_finite = "skip" would give it weight 0 and go on'
+            )
+        seen = outcome if finite else outcome._replace(params=job.params)
+        update = Update(job, seen, staleness, finite, self._caches.get(job.client))
+        self._state, reply = self.world.strategy.arrive(self._state, self._view, update)
+        self._log_arrival(flying, outcome, staleness, reply, finite=finite)
+        if reply.reject is None:
+            self.ledger.buffered += 1
+            self._buffers[job.id] = outcome.buffers if finite else None
+        else:
+            self._reject(job, staleness, reply.reject)
+        self._desk.hear(job.client, outcome.loss)
+        self._answer(reply, job.client, job.id, freed=1, at_once=reply.reject is not None)
+
+    def _collect(self, flying: Flying) -> Outcome:
+        """Get the outcome, check what the timeline took for granted, and store the client's memory."""
+        job, name = flying.job, self.world.executor.name
+        outcome = self.world.executor.collect(job, flying.steps)
+        if outcome.stopped:
+            raise RefusedError("early stopping of local training (Outcome.stopped) cannot be played yet")
+        if outcome.steps != flying.steps:
+            why = f"the trainer reports {outcome.steps} optimiser steps, but {flying.steps} were asked for and timed"
+            raise JobError(job.id, job.client, job.version, name, why)
+        if outcome.examples != self.world.sizes[job.client]:
+            why = f"the trainer reports {outcome.examples} examples, but the client has {self.world.sizes[job.client]}"
+            raise JobError(job.id, job.client, job.version, name, why)
+        if outcome.memory is not None:
+            self._memories[job.client] = outcome.memory
+        return outcome
+
+    def _turned_away(self, job: Job, staleness: int) -> str | None:
+        """Say why the engine rejects an arrival, for every strategy alike, or ``None``."""
+        bound = self.world.strategy.max_staleness
+        if bound is not None and staleness > bound:
+            return "stale"
+        return "no examples" if self.world.sizes[job.client] == 0 else None
+
+    def _land(self, flying: Flying, fate: str, size_bytes: int = 0) -> int:
+        """End a flight, free its client and return the job's staleness."""
+        job, version = flying.job, self.model.version
+        del self.flights[job.id]
+        flying.due = None
+        self._desk.roster.free(job.client)
+        self.ledger.land(job.version, version, fate, size_bytes)
+        return version - job.version
+
+    def _log_arrival(self, flying: Flying, outcome: Outcome, staleness: int, reply: Reply, *, finite: bool = True) -> None:
+        note = Note(
+            steps=outcome.steps,
+            examples=outcome.examples,
+            loss=outcome.loss,
+            weight=reply.weight,
+            bytes=flying.trip.bytes_up,
+            outcome=None if finite else "rejected: non-finite",
+            bad_key=None if finite else outcome.bad or "params",
+        )
+        self.log.row(Kind.ARRIVE, flying.job.client, flying.job.id, self.model.version, staleness, note)
+
+    def _reject(self, job: Job, staleness: int, reason: str) -> None:
+        self.ledger.rejected += 1
+        self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, Note(reason=reason))
+
+    def _lose(self, flying: Flying, why: str) -> None:
+        job = flying.job
+        staleness = self._land(flying, "lost")
+        self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, Note(reason=why))
+        self._state, reply = self.world.strategy.lose(self._state, self._view, Loss(job, staleness, why))
+        self._answer(reply, job.client, job.id, freed=1, at_once=True)
+
+    def _on_alarm(self, event: Due) -> None:
+        name: str = event.value
+        if self._alarms.get(name) is not event:
+            return  # taken back, or set anew
+        del self._alarms[name]
+        self.log.block(self.now)
+        self.log.row(Kind.ALARM, -1, -1, self.model.version, note=Note(reason=name))
+        self._state, reply = self.world.strategy.alarm(self._state, self._view, name)
+        self._answer(reply, freed=0)
+
+    def _guard_progress(self, client: int) -> None:
+        """Raise ``StalledError`` where virtual time does not advance and no stop rule would end it."""
+        if self.now != self._instant:
+            self._instant, self._instant_arrivals, self._by_client = self.now, 0, {}
+        self._instant_arrivals += 1
+        count = self._by_client[client] = self._by_client.get(client, 0) + 1
+        stops = self.world.stops
+        uncounted = stops.max_versions is None and stops.max_updates is None
+        endless = stops.max_updates is None and self._instant_arrivals >= _SAME_INSTANT_LIMIT
+        if (uncounted and count >= _SAME_CLIENT_LIMIT) or endless:
+            raise StalledError(
+                f"virtual time is not advancing: client {client} arrived {count} times at t = {self.now / 1e6} s; "
+                "give jobs a duration (clients.seconds_per_step, network.latency_s) or set run.max_updates"
+            )
+
+    # ---- what a reply asks for
+
+    def _answer(self, reply: Reply, client: int = -1, job: int = -1, *, freed: int, at_once: bool = False) -> None:
+        """Publish first, then check the stop rules, then end, arm and send."""
+        self._caches.update(reply.keep)
+        if reply.params is not None:
+            self._publish(reply, client, job)
+        if reply.abandon:
+            self.log.row(Kind.ABANDON, client, job, self.model.version)
+        why = self.world.stops.reached(self.model.version, self.ledger.arrived)
+        if why is not None:
+            self._stop(why, self.now)
+            return
+        for stop in reply.stops:
+            freed += self._end_early(stop)
+        for alarm in reply.alarms:
+            self._set_alarm(alarm)
+        self._desk.queue(reply.sends, freed, at_once=at_once, published=reply.params is not None)
+        self._desk.fill()
+        self.ledger.check(self.model.version)
+        if not self._desk.explicit and self.ledger.in_flight > self.world.concurrency:
+            raise LawError(f"{self.ledger.in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
+
+    def _publish(self, reply: Reply, client: int, job: int) -> None:
+        self.model = Model(self.model.version + 1, reply.params, self._averaged(reply.shares))
+        self.log.version = self.model.version
+        self.ledger.publish()
+        self._buffers = {}
+        self.log.row(Kind.PUBLISH, client, job, self.model.version, note=Note(scale=reply.scale))
+        self._evaluator.published(self.model)
+
+    def _averaged(self, shares: tuple[tuple[int, float], ...] | None) -> Any:
+        """Buffers of the next version: float statistics by convex shares, the rest stays with the server's own."""
+        if not self.model.buffers:
+            return self.model.buffers
+        finite = {job: buffers for job, buffers in self._buffers.items() if buffers is not None}
+        if shares is None:
+            shares = tuple((job, 1.0 / len(finite)) for job in finite)
+        total = math.fsum(share for _, share in shares)
+        if any(share < 0.0 for _, share in shares) or total > 1.0 + 1e-9:
+            raise LawError(f"the strategy's shares are not convex: they add up to {total}")
+        members = [(share, finite[job]) for job, share in shares if job in finite and share > 0.0]
+        return self.world.average(self.model.buffers, members)
+
+    def _end_early(self, stop: Stop) -> int:
+        """Cancel a running job (returns 1: its place is free) or move its report forward (returns 0)."""
+        flying = self.flights.get(stop.job)
+        if flying is None:
+            raise RunError(f"the strategy stops job {stop.job}, which is not in flight")
+        if stop.how == "cancel":
+            job = flying.job
+            staleness = self._land(flying, "cancelled")
+            self.log.cut(job.id)
+            self.log.row(Kind.CANCEL, job.client, job.id, self.model.version, staleness)
+            self.world.executor.release(job)
+            return 1
+        if stop.how not in {"epoch", "step"}:
+            raise RefusedError(f'a job cannot be stopped with how = "{stop.how}"; use "cancel", "epoch" or "step"')
+        self._report_early(flying, stop.how)
+        return 0
+
+    def _report_early(self, flying: Flying, how: str) -> None:
+        """Let a job report what it has at its next epoch or step boundary."""
+        steps, compute = flying.boundary(self.now, how)
+        if steps == flying.steps:
+            return
+        self.log.cut(flying.job.id)
+        flying.steps, flying.trip = steps, flying.trip._replace(compute=compute)
+        later = tuple(end for end in flying.legs() if end[1] > self.now)
+        self.log.legs(flying.job.client, flying.job.id, later)
+        self._schedule_landing(flying)
+
+    def _set_alarm(self, alarm: Alarm) -> None:
+        self._alarms.pop(alarm.name, None)
+        if alarm.after_s is not None:
+            self._alarm_count += 1
+            delay = to_ticks(alarm.after_s)
+            self._alarms[alarm.name] = Due(self._env, self._on_alarm, alarm.name, ALARM, self._alarm_count, delay)
+
+    # ---- departures
+
+    def _depart(self, client: int, send: Send) -> None:
+        """Dispatch one job to one client; its whole trip is known now."""
+        world, nth, start = self.world, self.dispatches[client], send.start or self.model
+        work = world.assignment.work(client, send.work)
+        trip = world.trips.trip(client, nth, work)
+        check_trip(client, nth, trip)
+        job = Job(
+            id=self.ledger.dispatched,
+            client=client,
+            nth=nth,
+            version=start.version,
+            params=start.params,
+            buffers=start.buffers,
+            work=world.assignment.rated(work, trip),
+            extra=send.extra,
+            memory=self._memories.get(client),
+            tag=send.tag,
+        )
+        flying = self.flights[job.id] = Flying(job, trip, self.now, work.steps or 0)
+        self.dispatches[client] = nth + 1
+        self._desk.roster.take(client)
+        self.ledger.depart(start.version, self.model.version, trip.bytes_down)
+        self._log_departure(flying)
+        self._schedule_landing(flying)
+        world.executor.submit(job, flying.ends)
+
+    def _log_departure(self, flying: Flying) -> None:
+        job, trip = flying.job, flying.trip
+        wait_s = None if trip.wait is None else trip.wait / 1e6
+        note = Note(nth=job.nth, steps=job.work.steps, lr=job.work.lr, bytes=trip.bytes_down, wait_s=wait_s)
+        self.log.row(Kind.DISPATCH, job.client, job.id, job.version, note=note)
+        self.log.legs(job.client, job.id, flying.legs())
+
+    def _schedule_landing(self, flying: Flying) -> None:
+        flying.due = Due(self._env, self._on_landing, flying, ARRIVAL, flying.job.id, flying.ends - self.now)

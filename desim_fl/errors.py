@@ -1,0 +1,67 @@
+"""Every error that desim-fl raises on purpose, in one tree.
+
+    DesimError
+    ├── ScenarioError      what the user wrote cannot be played (exit code 2, before anything runs)
+    │   ├── DataError      a data set, map or trace is missing or malformed
+    │   └── RefusedError   a feature that is named but cannot be run in this combination
+    ├── RunError           a run that had started cannot go on (exit code 1)
+    │   ├── JobError       local training failed; names job, client, version and executor
+    │   ├── StalledError   virtual time does not advance, or nothing is left to happen
+    │   └── LawError       an invariant does not hold: a fault in desim-fl or in a strategy
+    └── RunDirectoryError  a run directory is missing, occupied, incomplete or contradicts itself (exit code 2)
+
+Each message carries the value, the place and the way out.
+"""
+
+from __future__ import annotations
+
+
+class DesimError(Exception):
+    """Root of the tree; ``exit_code`` is what the command line returns."""
+
+    exit_code = 1
+
+
+class ScenarioError(DesimError):
+    """The scenario, or something it names, cannot be played. Message lines are one problem each."""
+
+    exit_code = 2
+
+
+class DataError(ScenarioError):
+    """A data set, a map file or a trace is missing or malformed."""
+
+
+class RefusedError(ScenarioError):
+    """A feature that is understood but cannot be run as asked; the message names it."""
+
+
+class RunError(DesimError):
+    """A run that had started cannot go on."""
+
+
+class JobError(RunError):
+    """Local training of one job failed.
+
+    Raised ``from`` the original exception, with job, client, version and executor in the message.
+    """
+
+    def __init__(self, job: int, client: int, version: int, executor: str, why: str) -> None:
+        super().__init__(f"job {job} (client {client}, from version {version}, executor {executor}): {why}")
+        self.job = job
+        self.client = client
+        self.version = version
+
+
+class StalledError(RunError):
+    """Virtual time does not advance, or nothing is left that could happen before the stop rule."""
+
+
+class LawError(RunError):
+    """An invariant of the simulation does not hold."""
+
+
+class RunDirectoryError(DesimError):
+    """A run directory is missing, occupied, incomplete or contradicts itself."""
+
+    exit_code = 2

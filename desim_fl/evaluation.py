@@ -1,0 +1,81 @@
+"""Evaluation of the global model: beside the timeline, never part of it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from desim_fl.core import Model, Score
+from desim_fl.flight import EVALUATION, NUMBER_BITS, Due
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import simpy
+
+    from desim_fl.world import World
+
+_BY_CLOCK = (1 << NUMBER_BITS) - 1  # within an instant the clock's evaluation follows those of versions
+
+
+class Evaluation(NamedTuple):
+    """One evaluated version: when, how many updates had been received, and its scores."""
+
+    ticks: int
+    version: int
+    updates: int
+    scores: tuple[Score, ...]
+
+
+class Evaluator:
+    """Schedules evaluations as the last things of their instants and hands each result to ``record``."""
+
+    def __init__(self, env: simpy.Environment, world: World, record: Callable[[Evaluation], None]) -> None:
+        self._env, self._world, self._record = env, world, record
+        self._pending: list[Model] = []  # published in this instant, not yet evaluated
+        self._last = (-1, -1)
+        self._scored: tuple[int, tuple[Score, ...]] = (-1, ())
+
+    def start(self, model: Model, current: Callable[[], tuple[Model, int]], lasts: Callable[[], bool]) -> None:
+        """Evaluate version 0 where evaluations are asked for, and start the clock; ``lasts`` keeps it running."""
+        self._current, self._lasts = current, lasts
+        if self._world.evaluations != (None, None):
+            self.now(model, 0, 0)
+        self._arm()
+
+    def published(self, model: Model) -> None:
+        """Take note of a new version."""
+        every = self._world.evaluations.every_versions
+        if every is not None and model.version % every == 0 and not self._world.timing_only:
+            self._pending.append(model)
+            Due(self._env, self._on_version, model, EVALUATION, model.version, 0)
+
+    def finish(self, model: Model, tick: int, updates: int) -> None:
+        """Evaluate what was published in the last instant, and the final model."""
+        for pending in self._pending:
+            self.now(pending, tick, updates)
+        self.now(model, tick, updates)
+
+    def now(self, model: Model, tick: int, updates: int) -> None:
+        """Evaluate a version, once an instant; an unchanged version keeps its scores."""
+        if self._world.timing_only or self._last == (tick, model.version):
+            return
+        if self._scored[0] != model.version:
+            self._scored = (model.version, tuple(self._world.executor.evaluate(model)))
+        self._last = (tick, model.version)
+        self._record(Evaluation(tick, model.version, updates, self._scored[1]))
+
+    def _arm(self) -> None:
+        every = self._world.evaluations.every_ticks
+        if every is not None and not self._world.timing_only:
+            Due(self._env, self._on_clock, None, EVALUATION, _BY_CLOCK, every)
+
+    def _on_version(self, event: Due) -> None:
+        model: Model = event.value
+        self._pending.remove(model)
+        self.now(model, int(self._env.now), self._current()[1])
+
+    def _on_clock(self, _: Due) -> None:
+        model, updates = self._current()
+        self.now(model, int(self._env.now), updates)
+        if self._lasts():
+            self._arm()
