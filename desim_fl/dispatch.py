@@ -85,11 +85,17 @@ class Desk:
         if not self.roster.selectable:
             return ()
         if send.group is not None and send.group not in self._world.groups:
-            raise RefusedError(f'the strategy sends to the group "{send.group}", which is not one of this world\'s groups')
+            raise RefusedError(
+                f'the strategy sends to the group "{send.group}", which is not one of this world\'s groups'
+            )
         selector = self._world.selector
         self._selector_state, chosen = selector.choose(
             self._selector_state, self._view, self.roster, send, self.dispatched
         )
-        if len(chosen) > send.count or len(set(chosen)) < len(chosen) or not all(map(self.roster.is_selectable, chosen)):
+        if (
+            len(chosen) > send.count
+            or len(set(chosen)) < len(chosen)
+            or not all(map(self.roster.is_selectable, chosen))
+        ):
             raise LawError(f"the selector chose {chosen} for {send.count} places: not distinct selectable clients")
         return chosen

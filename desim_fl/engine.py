@@ -21,6 +21,7 @@ from desim_fl.eventlog import EventLog, Kind, Note
 from desim_fl.flight import ALARM, ARRIVAL, Due, FlightView, Flying, check_trip
 from desim_fl.ledger import Ledger
 from desim_fl.timing import to_ticks
+from desim_fl.usage import Usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -77,6 +78,7 @@ class Engine:
         self.world, self.log = world, log
         self.model = world.model
         self.ledger = Ledger()
+        self.usage = Usage()
         self.flights: dict[int, Flying] = {}
         self.dispatches = [0] * len(world.sizes)
         self.why: str | None = None
@@ -139,6 +141,7 @@ class Engine:
             self._publish(reply, -1, -1)
         self.log.row(Kind.STOP, -1, -1, self.model.version)
         self.ledger.check(self.model.version)
+        self.usage.close(self.flights.values(), tick)
         self.why, self.final_ticks = why, tick
         self._evaluator.finish(self.model, tick, self.ledger.arrived)
 
@@ -223,9 +226,12 @@ class Engine:
         flying.due = None
         self._desk.roster.free(job.client)
         self.ledger.land(job.version, version, fate, size_bytes)
+        self.usage.land(flying, self.now, version - job.version if fate == "arrived" else None)
         return version - job.version
 
-    def _log_arrival(self, flying: Flying, outcome: Outcome, staleness: int, reply: Reply, *, finite: bool = True) -> None:
+    def _log_arrival(
+        self, flying: Flying, outcome: Outcome, staleness: int, reply: Reply, *, finite: bool = True
+    ) -> None:
         note = Note(
             steps=outcome.steps,
             examples=outcome.examples,
@@ -376,6 +382,7 @@ class Engine:
         self.dispatches[client] = nth + 1
         self._desk.roster.take(client)
         self.ledger.depart(start.version, self.model.version, trip.bytes_down)
+        self.usage.depart(flying)
         self._log_departure(flying)
         self._schedule_landing(flying)
         world.executor.submit(job, flying.ends)

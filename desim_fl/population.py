@@ -53,7 +53,7 @@ class Population:
 
     def sha256(self) -> str:
         """Hash of the partition; where there are no samples to list, of the sizes alone."""
-        return _digest(self.sizes, self.parts)
+        return partition_sha256(self.parts, self.sizes)
 
 
 def sized(sizes: Sequence[int], *, keys: Sequence[int] | None = None, names: Sequence[str] = ()) -> Population:
@@ -136,8 +136,8 @@ def validation_split(total: int, share: float, rng: np.random.Generator) -> tupl
 
     Raises ScenarioError if a share above 0 gives no validation sample, or leaves no training sample.
     """
-    held = round(share * total)
-    if not 0 <= share < 1 or (share > 0 and held == 0) or held >= total:
+    held = round(share * total) if 0 <= share < 1 else total  # NaN fails, too
+    if held >= total or (share > 0 and held == 0):
         raise ScenarioError(
             f"data: validation_share = {share!r} of {total} samples gives {held} for validation; "
             f"choose a share that leaves at least one on either side, or 0 for none"
@@ -159,17 +159,13 @@ def class_counts(labels: ArrayLike, parts: Sequence[Indices], classes: int) -> N
     return np.bincount(cells, minlength=len(parts) * classes).reshape(len(parts), classes)
 
 
-def partition_sha256(parts: Sequence[Indices]) -> str:
+def partition_sha256(parts: Sequence[Indices], sizes: Sequence[int] | None = None) -> str:
     """Hash of a partition: sha256 over little-endian 64-bit integers, without separators.
 
     First the number of clients, then each client's number of samples, then all sample numbers client by client.
     """
-    return _digest([len(part) for part in parts], parts)
-
-
-def _digest(sizes: Sequence[int], parts: Sequence[Indices]) -> str:
-    digest = hashlib.sha256(np.array([len(sizes)], "<i8").tobytes())
-    digest.update(np.asarray(sizes, "<i8").tobytes())
+    sizes = [len(part) for part in parts] if sizes is None else sizes
+    digest = hashlib.sha256(np.array([len(sizes), *sizes], "<i8").tobytes())
     for part in parts:
         digest.update(np.asarray(part, "<i8").tobytes())
     return digest.hexdigest()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_right, insort
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple, Protocol
@@ -13,7 +13,7 @@ from desim_fl.draws import Purpose, block, blocks, word
 from desim_fl.errors import RefusedError, ScenarioError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from desim_fl.core import Roster, Selector, Send, View
 
@@ -124,19 +124,29 @@ class Uniform:
         """Choose up to ``send.count`` clients; ``number`` is the dispatch number of the first of them."""
         pool = _pool(view, roster, send.group)
         chosen: dict[int, None] = {}
+        ordered: list[int] = []
         for dispatch in range(number, number + min(send.count, pool.open)):
-            chosen[self._draw(pool, dispatch, chosen)] = None
+            client = self._met(pool, dispatch, chosen)
+            if client is None:
+                ordered = ordered or sorted(chosen)
+                client = self._counted(pool, dispatch, ordered)
+            if ordered:
+                insort(ordered, client)
+            chosen[client] = None
         return state, tuple(chosen)
 
-    def _draw(self, pool: _Pool, number: int, chosen: Collection[int]) -> int:
-        left = pool.open - len(chosen)
-        if CROWDED * left >= pool.size:
-            for value in self._words.tries(number):
-                client = pool.member((value * pool.size) >> 32)
-                if pool.is_open(client) and client not in chosen:
-                    return client
+    def _met(self, pool: _Pool, number: int, chosen: Mapping[int, None]) -> int | None:
+        if CROWDED * (pool.open - len(chosen)) < pool.size:
+            return None
+        for value in self._words.tries(number):
+            client = pool.member((value * pool.size) >> 32)
+            if pool.is_open(client) and client not in chosen:
+                return client
+        return None
+
+    def _counted(self, pool: _Pool, number: int, chosen: list[int]) -> int:
         value = word(self.seed, Purpose.SELECTION, 0, number, TRIES)
-        return _nth_besides(pool, (value * left) >> 32, sorted(chosen))
+        return _nth_besides(pool, (value * (pool.open - len(chosen))) >> 32, chosen)
 
 
 def _nth_besides(pool: _Pool, rank: int, chosen: list[int]) -> int:

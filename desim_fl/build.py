@@ -1,0 +1,263 @@
+"""From a scenario to a wired world: the one place that knows every room."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from desim_fl import datasets, durations, population, selection, strategies
+from desim_fl.algebra import Null
+from desim_fl.assignment import Assignment
+from desim_fl.core import Model
+from desim_fl.draws import ClientSlot, Purpose, stream
+from desim_fl.executors.null import NullExecutor
+from desim_fl.learning.batches import steps_per_epoch
+from desim_fl.learning.sizes import model_facts
+from desim_fl.network import Links
+from desim_fl.strategies.delay_aware import drawn_delay_lr, weigh_by_staleness
+from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_client, to_ticks
+from desim_fl.world import Evaluations, StopRules, World
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from desim_fl.core import Executor, Selector, Strategy
+    from desim_fl.learning.task import Task
+    from desim_fl.population import Population
+    from desim_fl.scenario import Scenario
+
+SCALAR_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A scenario made into parts; ``task`` is ``None`` where nothing is trained."""
+
+    scenario: Scenario
+    world: World
+    population: Population
+    trips: DrawnTrips
+    validation: NDArray[np.int64] | None
+    data_sha256: str | None
+    task: Task | None
+    shape: tuple[int, ...] = ()
+    classes: int = 0
+
+
+def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
+    """Wire a world; with ``timing_only`` no torch is imported and nothing is trained.
+
+    Raises ``ScenarioError`` for what the scenario alone could not show (too few samples, a missing module, ...).
+    """
+    people, validation, known = _population(scenario)
+    shape, classes = (known.shape, known.classes) if known is not None else ((), 0)
+    trips = _trips(scenario, people, _model_bytes(scenario, shape, classes))
+    task, sha256 = (None, None) if timing_only else _task(scenario, people, validation)
+    world = World(
+        strategy=_strategy(scenario),
+        selector=_selector(scenario, people),
+        trips=trips,
+        executor=_executor(task, people),
+        assignment=_assignment(scenario, people),
+        sizes=people.sizes,
+        model=Model(0, Null) if task is None else task.initial(),
+        average=(lambda base, _: base) if task is None else task.average,
+        stops=_stops(scenario),
+        concurrency=_concurrency(scenario),
+        dispatch=scenario.run.dispatch,
+        evaluations=_evaluations(scenario),
+        non_finite=scenario.run.non_finite,
+        timing_only=timing_only,
+    )
+    return Built(scenario, world, people, trips, validation, sha256, task, shape, classes)
+
+
+# ---- data and clients
+
+
+def _options(table: Any, *without: str) -> dict[str, Any]:
+    """Return the entries of a scenario table that are set, as keyword arguments."""
+    return {key: value for key, value in table.model_dump(exclude_none=True).items() if key not in {"name", *without}}
+
+
+def _population(scenario: Scenario) -> tuple[Population, NDArray[np.int64] | None, datasets.Labels | None]:
+    clients, data, seed = scenario.clients, scenario.data, scenario.run.seed
+    names = tuple(clients.names or ())
+    if data.name == "quadratic":
+        sizes = _each(data.examples_per_client, clients.count)
+        return population.sized(sizes, keys=clients.keys, names=names), None, None
+    known = datasets.labels(data.name, seed=seed, **_options(data, "validation_share"))
+    pool, validation = None, None
+    if data.validation_share:
+        rng = stream(seed, Purpose.VALIDATION, 0, 0)
+        pool, validation = population.validation_split(len(known.train), data.validation_share, rng)
+    divided = population.divide(
+        known.train,
+        seed=seed,
+        count=clients.count,
+        classes=known.classes,
+        partition=clients.partition,
+        alpha=clients.alpha,
+        min_samples=clients.min_samples,
+        pool=pool,
+        keys=clients.keys,
+        names=names,
+    )
+    return divided, validation, known
+
+
+def _each(value: Any, count: int) -> tuple[Any, ...]:
+    """Repeat one value for every client, or take the list as it is."""
+    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * count
+
+
+# ---- virtual time
+
+
+def _law(table: Any) -> durations.Law:
+    return durations.build(**table.model_dump(exclude_none=True))
+
+
+def _job_law(table: Any) -> durations.Law | None:
+    """Return a factor's law, or ``None`` where it is always 1 and need not be drawn."""
+    law = _law(table)
+    return None if law == durations.Constant(1.0) else law
+
+
+def _model_bytes(scenario: Scenario, shape: Sequence[int], classes: int) -> int:
+    if scenario.model.name == "scalar":
+        return SCALAR_BYTES
+    return model_facts(scenario.model.name, _model_args(scenario), shape, classes).total_bytes
+
+
+def _model_args(scenario: Scenario) -> dict[str, Any]:
+    args = _options(scenario.model)
+    return args.get("args", {}) if ":" in scenario.model.name else args
+
+
+def _trips(scenario: Scenario, people: Population, size_bytes: int) -> DrawnTrips:
+    seed, network, clients = scenario.run.seed, scenario.network, scenario.clients
+    draw = partial(per_client, seed=seed, keys=people.keys)
+    links = Links(
+        size_bytes=size_bytes,
+        latency_s=draw(_law(network.latency_s), slot=ClientSlot.LATENCY),
+        down_mbps=None if network.down_mbps is None else draw(_law(network.down_mbps), slot=ClientSlot.DOWN_MBPS),
+        up_mbps=None if network.up_mbps is None else draw(_law(network.up_mbps), slot=ClientSlot.UP_MBPS),
+    )
+    laws = JobLaws(
+        jitter_factor=_job_law(clients.jitter_factor),
+        wait_s=None if clients.wait_s is None else _law(clients.wait_s),
+        latency_jitter_factor=_job_law(network.latency_jitter_factor),
+    )
+    return DrawnTrips(
+        links=links,
+        device_factor=draw(_law(clients.device_factor), slot=ClientSlot.DEVICE_FACTOR),
+        job_draws=JobDraws(seed, people.keys, laws),
+        seconds_per_step=clients.seconds_per_step,
+        delay_scale=scenario.run.delay_scale,
+    )
+
+
+def _assignment(scenario: Scenario, people: Population) -> Assignment:
+    training = scenario.training
+    epoch_steps = [steps_per_epoch(size, training.batch_size) for size in people.sizes]
+    rule = training.delay_aware
+    if rule is None:
+        return Assignment(epoch_steps, training.epochs, training.steps, training.lr)
+    rate = partial(drawn_delay_lr, rule.gamma_0, rule.alpha_lr) if rule.meaning == "drawn" else None
+    return Assignment(epoch_steps, training.epochs, training.steps, rule.gamma_0, "inverse_sqrt_epoch", rate)
+
+
+# ---- server
+
+
+def _strategy(scenario: Scenario) -> Strategy:
+    table = scenario.strategy
+    options = table.args if ":" in table.name else _options(table)
+    strategy = strategies.build(table.name, options)
+    rule = scenario.training.delay_aware
+    if rule is not None and rule.meaning == "staleness":
+        return weigh_by_staleness(strategy, rule.alpha_lr, combine=rule.combine)
+    return strategy
+
+
+def _selector(scenario: Scenario, people: Population) -> Selector:
+    run = scenario.run
+    return selection.build(run.selection, seed=run.seed, keys=people.keys, order=run.order or ())
+
+
+def _concurrency(scenario: Scenario) -> int:
+    cohort = getattr(scenario.strategy, "cohort", None)
+    return scenario.run.concurrency if cohort is None else cohort
+
+
+def _stops(scenario: Scenario) -> StopRules:
+    run = scenario.run
+    ticks = None if run.max_time_s is None else to_ticks(run.max_time_s)
+    return StopRules(ticks, run.max_versions, run.max_updates)
+
+
+def _evaluations(scenario: Scenario) -> Evaluations:
+    run = scenario.run
+    ticks = None if run.eval_every_s is None else max(1, to_ticks(run.eval_every_s))
+    return Evaluations(run.eval_every_versions, ticks)
+
+
+# ---- learning
+
+
+def _executor(task: Task | None, people: Population) -> Executor:
+    if task is None:
+        return NullExecutor(people.sizes)
+    from desim_fl.executors.inline import InlineExecutor  # noqa: PLC0415  (plan needs no executor that trains)
+
+    return InlineExecutor(task)
+
+
+def _task(scenario: Scenario, people: Population, validation: Any) -> tuple[Task, str | None]:
+    """Make what trains; the data's sha256 beside it (``None`` where there is no data set)."""
+    training, data = scenario.training, scenario.data
+    if data.name == "quadratic":
+        from desim_fl.learning.quadratic import QuadraticTask  # noqa: PLC0415
+
+        count = scenario.clients.count
+        quadratic = QuadraticTask(
+            curvature=_each(data.curvature, count),
+            optimum=_each(data.optimum, count),
+            examples=people.sizes,
+            start=scenario.model.start,
+            batch_size=training.batch_size,
+            optimizer=training.optimizer,
+            momentum=training.momentum,
+            weight_decay=training.weight_decay,
+        )
+        return quadratic, None
+    whole = datasets.load(data.name, seed=scenario.run.seed, **_options(data, "validation_share"))
+    return _classification(scenario, people, validation, whole), whole.sha256
+
+
+def _classification(scenario: Scenario, people: Population, validation: Any, whole: datasets.Dataset) -> Task:
+    from desim_fl.learning.classification import ClassificationTask  # noqa: PLC0415  (imports torch)
+    from desim_fl.learning.models import factory  # noqa: PLC0415
+    from desim_fl.learning.optimizers import OptimizerSettings  # noqa: PLC0415
+
+    training = scenario.training
+    settings = OptimizerSettings(training.optimizer, training.momentum, training.weight_decay)
+    return ClassificationTask(
+        seed=scenario.run.seed,
+        keys=people.keys,
+        model=factory(scenario.model.name, _model_args(scenario), whole.shape, whole.classes),
+        dataset=whole,
+        parts=people.parts,
+        validation_indices=validation,
+        batch_size=training.batch_size,
+        optimizer=settings,
+        buffers=training.buffers,
+        device=scenario.executor.device,
+        threads=scenario.executor.threads_per_job,
+    )

@@ -1,0 +1,38 @@
+"""Trains nothing: the executor of ``plan``. The timeline is the same, every trained value is ``Null``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from desim_fl.algebra import Null
+from desim_fl.core import Job, Model, Outcome, Score
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+class NullExecutor:
+    """Claims the planned steps and, from ``sizes``, each client's number of samples; has no scores."""
+
+    name = "null"
+
+    def __init__(self, sizes: Sequence[int]) -> None:
+        self.sizes = sizes
+
+    def submit(self, job: Job, due: int) -> None:
+        """Do nothing."""
+
+    def collect(self, job: Job, steps: int) -> Outcome:
+        """Return an outcome without values."""
+        return Outcome(Null, examples=int(self.sizes[job.client]), steps=steps)
+
+    def release(self, job: Job) -> None:
+        """Do nothing."""
+
+    def evaluate(self, model: Model) -> Sequence[Score]:
+        """Return no scores."""
+        del model
+        return ()
+
+    def close(self) -> None:
+        """Do nothing."""

@@ -1,0 +1,178 @@
+"""Real classification training, one job at a time in this process: the definition that other executors must match."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from desim_fl.core import Job, Model, Outcome, Score
+from desim_fl.draws import Purpose, stream
+from desim_fl.errors import RefusedError, ScenarioError
+from desim_fl.learning import average as averaging
+from desim_fl.learning import batches, evaluate, local, probe, randomness
+from desim_fl.learning.device import resolve
+from desim_fl.learning.optimizers import OptimizerSettings
+from desim_fl.learning.samples import Samples, normalised
+from desim_fl.learning.sizes import ModelFacts
+from desim_fl.learning.vectors import ModuleState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from desim_fl.datasets import Dataset
+
+BUFFER_RULES = ("average", "local")
+
+
+class ClassificationTask:
+    """Trains one model on the parts of one data set; see :class:`desim_fl.learning.task.Task`.
+
+    ``keys`` and ``parts`` name each client's random streams and its indices into the training samples. ``model``
+    builds a new module. ``validation_indices`` are training samples that no client holds. ``device`` is "cpu", "cuda"
+    or "auto"; ``threads`` intra-op threads are set around every call, because their number changes last bits.
+
+    With ``buffers = "local"`` (FedBN, Li et al., ICLR 2021) buffers stay with their client, through
+    ``Outcome.memory``; the global ones remain the initial ones, and since no client would ever use that mixture, a
+    model that has buffers is not scored: ``evaluate`` returns no scores.
+
+    Raises ``ScenarioError`` where model and data do not fit, found by a dry step on two samples.
+    """
+
+    def __init__(
+        self,
+        *,
+        seed: int,
+        keys: Sequence[int],
+        model: Callable[[], nn.Module],
+        dataset: Dataset,
+        parts: Sequence[NDArray[np.int64]],
+        validation_indices: NDArray[np.int64] | None = None,
+        batch_size: int = 32,
+        optimizer: OptimizerSettings | None = None,
+        buffers: str = "average",
+        device: str = "cpu",
+        threads: int = 1,
+    ) -> None:
+        if len(keys) != len(parts):
+            raise ScenarioError(f"{len(keys)} client keys, but the data is split in {len(parts)} parts")
+        if buffers not in BUFFER_RULES:
+            raise ScenarioError(f'[training] buffers = "{buffers}": known are {", ".join(BUFFER_RULES)}')
+        self.seed, self.keys, self.batch_size, self.threads = seed, tuple(keys), batch_size, threads
+        self.parts = [np.asarray(part, np.int64) for part in parts]
+        self.optimizer = optimizer or OptimizerSettings()
+        self.device = resolve(device)
+        self.local_buffers = buffers == "local"
+        self.training, self.splits = self._samples(dataset, validation_indices)
+        self._build(model, dataset.classes)
+
+    def _samples(self, data: Dataset, validation: NDArray[np.int64] | None) -> tuple[Samples, dict[str, Samples]]:
+        """Put training and test samples on the device; validation samples are a copied part of the former."""
+
+        def whole(images: NDArray, labels: NDArray[np.int64]) -> Samples:
+            inputs = normalised(images, data.mean, data.std, self.device)
+            return Samples(inputs, torch.tensor(labels, device=self.device))
+
+        training = whole(data.train_images, data.train_labels)
+        splits = {"test": whole(data.test_images, data.test_labels)}
+        if validation is not None and len(validation):
+            splits["validation"] = training.chosen(np.asarray(validation, np.int64))
+        return training, splits
+
+    def _made(self, model: Callable[[], nn.Module]) -> nn.Module:
+        """Build a module with version 0's parameters (drawn on the CPU, so that every device starts alike)."""
+        with (
+            randomness.guarded("[model] when built"),
+            randomness.keyed(self.seed, Purpose.MODEL_INIT, 0, 0, torch.device("cpu")),
+        ):
+            module = model()
+        if self.training.images:
+            return module.to(self.device, memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        return module.to(self.device)
+
+    def _build(self, model: Callable[[], nn.Module], classes: int) -> None:
+        with self._controlled(Purpose.MODEL_INIT, 0, 0):
+            two = Samples(*(values[:2] for values in self.training))
+            self.draws_random = probe.draws_random(self._made(model), two, classes, self.seed)
+            self.module = self._made(model)
+            self.state = ModuleState(self.module)
+            self._initial = Model(0, self.state.vector(), self.state.buffers())
+
+    @contextmanager
+    def _controlled(self, purpose: Purpose, key: int, nth: int) -> Iterator[None]:
+        """Pin threads, key torch's generators and fix kernels around a computation; restore them all."""
+        with ExitStack() as stack:
+            stack.enter_context(randomness.pinned(self.threads))
+            stack.enter_context(randomness.repeatable(self.device))
+            stack.enter_context(randomness.keyed(self.seed, purpose, key, nth, self.device))
+            stack.enter_context(torch.enable_grad())
+            yield
+
+    @property
+    def facts(self) -> ModelFacts:
+        """The model's real size; ``sizes.model_facts`` must agree."""
+        beside = sum(value.numel() * value.element_size() for value in self._initial.buffers.values())
+        return ModelFacts(sum(self.state.sizes), 4 * sum(self.state.sizes), beside)
+
+    def initial(self) -> Model:
+        """Return version 0, drawn from ``Purpose.MODEL_INIT``."""
+        return self._initial
+
+    def train(self, job: Job, steps: int) -> Outcome:
+        """Train one job for ``steps`` steps; batch order and Dropout masks depend on seed, client key and nth only.
+
+        The outcome shares no memory with the job, nor with the module. A client's memory is kept as it was if the
+        job ends with a value that is not finite.
+        """
+        if job.work.part is not None:
+            raise RefusedError("work.part: training a part of the model is not available")
+        part, key = self.parts[job.client], self.keys[job.client]
+        before = self._client_buffers(job)
+        order = stream(self.seed, Purpose.BATCH_ORDER, key, job.nth)
+        todo = batches.sequence(part, self.batch_size, order) if batches.trainable(job.client, len(part), steps) else ()
+        with self._controlled(Purpose.TRAINING, key, job.nth):
+            self.state.load(job.params, before)
+            done = local.train(
+                self.module,
+                self.state,
+                self.training,
+                sequence=todo,
+                steps=steps,
+                work=job.work,
+                settings=self.optimizer,
+            )
+            params, after = self.state.vector(), self.state.buffers()
+            bad = self.state.first_bad(params, after, before)
+        outcome = Outcome(params, after, examples=len(part), steps=done.steps, loss=done.loss, bad=bad)
+        if not self.local_buffers:
+            return outcome
+        return outcome._replace(buffers=job.buffers, memory=job.memory if bad else {"buffers": after})
+
+    def _client_buffers(self, job: Job) -> dict[str, Tensor]:
+        """Return what the job starts from: the model's buffers, or under FedBN the client's own from last time."""
+        return job.memory["buffers"] if self.local_buffers and job.memory else job.buffers
+
+    def evaluate(self, model: Model) -> tuple[Score, ...]:
+        """Score a version on the test split, and on the validation split if there is one."""
+        if self.local_buffers and self.state.sites:
+            return ()
+        with self._controlled(Purpose.EVALUATION, 0, model.version):
+            self.state.load(model.params, model.buffers)
+            return tuple(evaluate.score(self.module, split, samples) for split, samples in self.splits.items())
+
+    def average(self, base: Any, members: Sequence[tuple[float, Any]]) -> Any:
+        """Join buffers by the rule of :mod:`desim_fl.learning.average`; under FedBN they stay ``base``."""
+        return base if self.local_buffers else averaging.average(base, members)
+
+    def tensors(self, model: Model) -> dict[str, np.ndarray]:
+        """Return named arrays, parameters first, then buffers; copies."""
+        named = self.state.split(model.params) | dict(model.buffers)
+        return {
+            name: value.detach().cpu().clone(memory_format=torch.contiguous_format).numpy()
+            for name, value in named.items()
+        }

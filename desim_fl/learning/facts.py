@@ -1,0 +1,162 @@
+"""The size of a user's own model, for ``plan``, which never imports torch.
+
+A child process (``python -m desim_fl.learning.facts``) imports torch once, builds the model and counts. The answer is
+kept in the user's cache folder (``XDG_CACHE_HOME``, else ``~/.cache``), under a hash of the factory's name, its
+arguments, the content of its source file and the version of torch, and is used again only while every other source
+file that building the model loaded (installed packages apart) is unchanged. A cache that cannot be read or written
+costs time, nothing else.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from contextlib import redirect_stdout
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from desim_fl.errors import ScenarioError
+from desim_fl.learning.sizes import ModelFacts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+def cache_folder() -> Path:
+    """Return where facts are kept between runs."""
+    root = os.environ.get("XDG_CACHE_HOME")
+    return (Path(root) if root else Path.home() / ".cache") / "desim-fl" / "facts"
+
+
+def _digest(path: str | Path) -> str | None:
+    try:
+        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def source_file(module: str) -> str | None:
+    """Find a module's source without importing it or its packages; ``None`` if there is none."""
+    path: list[str] | None = [os.getcwd(), *sys.path]  # noqa: PTH109
+    spec = None
+    for depth in range(len(parts := module.split("."))):
+        name = ".".join(parts[: depth + 1])
+        found = (finder.find_spec(name, path) for finder in sys.meta_path if hasattr(finder, "find_spec"))
+        spec = next((one for one in found if one), None)
+        if spec is None:
+            return None
+        path = list(spec.submodule_search_locations or ())
+    return spec.origin if spec else None
+
+
+def _entry(name: str, request: str) -> Path | None:
+    """Name the cache file of one question; ``None`` if its source cannot be found."""
+    source = source_file(name.partition(":")[0])
+    content = _digest(source) if source else None
+    if content is None:
+        return None
+    key = "\n".join([request, str(source), content, metadata.version("torch")])
+    return cache_folder() / f"{hashlib.sha256(key.encode()).hexdigest()}.json"
+
+
+def _remembered(entry: Path | None) -> ModelFacts | None:
+    """Read an answer whose sources are all unchanged."""
+    try:
+        kept = json.loads(entry.read_text()) if entry else None
+        if kept and all(_digest(path) == digest for path, digest in kept["sources"].items()):
+            return ModelFacts(*(int(value) for value in kept["facts"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # unreadable is as good as absent
+    return None
+
+
+def _remember(entry: Path | None, answer: dict[str, Any]) -> None:
+    """Write an answer whole or not at all; failing is allowed."""
+    if entry is None:
+        return
+    try:
+        entry.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile("w", dir=entry.parent, delete=False) as file:
+            json.dump(answer, file)
+        Path(file.name).replace(entry)
+    except OSError:
+        return
+
+
+def _asked(request: str) -> dict[str, Any]:
+    """Have a child process answer; it sees this process's import path, the current folder first."""
+    path = os.pathsep.join([os.getcwd(), *sys.path])  # noqa: PTH109
+    child = subprocess.run(
+        [sys.executable, "-m", "desim_fl.learning.facts"],
+        input=request,
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    try:
+        return json.loads(child.stdout)
+    except ValueError:
+        raise ScenarioError(f"[model] could not be measured: {child.stderr.strip()[-2000:]}") from None
+
+
+def factory_facts(name: str, args: Mapping[str, Any]) -> ModelFacts:
+    """Return the facts of ``"pkg.mod:factory"`` called with ``args``, from the cache or a child process.
+
+    Raises ``ScenarioError`` where the model cannot be made, with the child's reason.
+    """
+    try:
+        request = json.dumps([name, dict(args)], sort_keys=True)
+    except TypeError as error:
+        raise ScenarioError(
+            f"[model] args of {name} must be numbers, text, booleans, lists and tables: {error}"
+        ) from error
+    entry = _entry(name, request)
+    known = _remembered(entry)
+    if known is not None:
+        return known
+    answer = _asked(request)
+    if "error" in answer:
+        raise ScenarioError(answer["error"])
+    _remember(entry, answer)
+    return ModelFacts(*answer["facts"])
+
+
+def _own_sources() -> dict[str, str]:
+    """Hash the source files loaded so far that belong neither to Python nor to an installed package."""
+    installed = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
+    files = sorted({str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())})
+    found = {path: _digest(path) for path in files if path.endswith(".py") and not path.startswith(installed)}
+    return {path: digest for path, digest in found.items() if digest}
+
+
+def _measured(name: str, args: dict[str, Any]) -> dict[str, Any]:
+    """Build the model and count; needs torch."""
+    from desim_fl.learning import models  # noqa: PLC0415
+    from desim_fl.learning.vectors import ModuleState  # noqa: PLC0415
+
+    state = ModuleState(models.made(name, args))
+    trainable = sum(value.numel() * value.element_size() for value in state.parameters)
+    beside = sum(value.numel() * value.element_size() for value in state.buffers().values())
+    return {"facts": ModelFacts(sum(state.sizes), trainable, beside), "sources": _own_sources()}
+
+
+def main() -> None:
+    """Answer the question on standard input, as JSON on standard output."""
+    name, args = json.load(sys.stdin)
+    try:
+        with redirect_stdout(sys.stderr):  # a factory that prints must not spoil the answer
+            answer = _measured(name, args)
+    except ScenarioError as error:
+        answer = {"error": str(error)}
+    json.dump(answer, sys.stdout)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,49 @@
+"""A dry step on a throw-away model, so that what cannot be trained is an error before anything runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from desim_fl.draws import Purpose
+from desim_fl.errors import DesimError, ScenarioError
+from desim_fl.learning.local import batch_norm_spared
+from desim_fl.learning.randomness import generators, guarded, keyed
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from desim_fl.learning.samples import Samples
+
+
+def _scores(module: nn.Module, batch: Samples) -> torch.Tensor:
+    with batch_norm_spared(module, len(batch.labels)):
+        return module(batch.inputs)
+
+
+def draws_random(module: nn.Module, batch: Samples, classes: int, seed: int) -> bool:
+    """Run one forward and backward pass in training mode; tell whether it drew from torch's generators.
+
+    The module is used up: its buffers may have changed. Raises ``ScenarioError`` if it fails on the data or gives
+    anything but one score a class, ``RefusedError`` if it draws from Python's or NumPy's global generator.
+    """
+    device = batch.labels.device
+    module.train()
+    with guarded("[model] in training"), keyed(seed, Purpose.TRAINING, 0, 0, device):
+        before = [generator.get_state() for generator in generators(device)]
+        try:
+            scores = _scores(module, batch)
+            scores.sum().backward()
+        except DesimError:
+            raise
+        except Exception as error:
+            shape = tuple(batch.inputs.shape)
+            raise ScenarioError(f"[model] cannot train on inputs of shape {shape} ({error!r})") from error
+        after = [generator.get_state() for generator in generators(device)]
+    n = len(batch.labels)
+    if scores.ndim != 2 or scores.shape[0] != n or scores.shape[1] < classes:  # noqa: PLR2004  (samples, classes)
+        raise ScenarioError(
+            f"[model] gave scores of shape {tuple(scores.shape)} for {n} samples; ({n}, {classes}) is needed"
+        )
+    return any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))

@@ -1,0 +1,195 @@
+"""Charts of learning: accuracy and loss against virtual time and against updates, and local loss."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import altair as alt
+import polars as pl
+
+from desim_fl.report import curves
+from desim_fl.report.figures import Figure, Numbers, named, text_height
+
+if TYPE_CHECKING:
+    from desim_fl.report.formats import TimeUnit
+    from desim_fl.report.populations import Sample
+
+_FEW = 40  # points of a line that are drawn one by one
+_SPLITS = list(curves.SPLITS)
+
+
+class Axis(NamedTuple):
+    """What stands on the horizontal axis."""
+
+    field: str
+    title: str
+
+
+def learning(
+    figure_id: str, frame: pl.DataFrame, axis: Axis, unit: TimeUnit, diverged: curves.Divergence | None
+) -> Figure:
+    """Accuracy above loss, linked: pointing at one shows the same evaluation in the other."""
+    against = axis.title.split(" (")[0].lower()
+    if frame.is_empty():
+        return Figure(figure_id, f"Learning against {against}", "This run holds no evaluation, so there is no curve.")
+    numbers = _learning_numbers(frame, unit)
+    measures = [name for name in ("accuracy", "loss") if frame[name].count()]
+    panels = [_panel(measure, frame, axis, diverged) for measure in measures]
+    what = "accuracy and loss" if measures == ["accuracy", "loss"] else " and ".join(measures) or "loss"
+    if not panels:
+        return Figure(figure_id, f"Learning against {against}", "No evaluation gave a finite loss.", numbers=numbers)
+    return Figure(
+        figure_id,
+        f"{what.capitalize()} against {against}",
+        _learning_lead(frame),
+        _linked(alt.vconcat(*panels, data=named("learning"), spacing=26), axis),
+        numbers,
+    )
+
+
+def _hover(axis: Axis) -> str:
+    return f"hover_{axis.field}"
+
+
+def _linked(chart: alt.VConcatChart, axis: Axis) -> alt.VConcatChart:
+    """One selection of the nearest evaluation for both panels (``add_params`` would make one of each panel's own)."""
+    views = [layer["name"] for panel in chart.to_dict()["vconcat"] for layer in panel["layer"] if "name" in layer]
+    select = {"type": "point", "fields": [axis.field], "nearest": True, "on": "pointerover", "clear": "pointerout"}
+    linked = chart.copy()
+    linked.params = [alt.TopLevelSelectionParameter(name=_hover(axis), select=select, views=views)]
+    return linked
+
+
+def _learning_lead(frame: pl.DataFrame) -> str:
+    both = "validation" in frame["part"]
+    return "Each point is one evaluation of the global model" + (
+        "; validation samples are split from the training data." if both else " on the test data."
+    )
+
+
+def _learning_numbers(frame: pl.DataFrame, unit: TimeUnit) -> dict[str, Numbers]:
+    headings = {
+        "part": "Part of the data",
+        "time": f"Virtual time ({unit.name})",
+        "version": "Version",
+        "updates": "Updates received",
+        "accuracy": "Accuracy",
+        "loss": "Loss",
+    }
+    return {"learning": Numbers("Evaluations of the global model", frame, headings)}
+
+
+def _scale(values: pl.Series) -> alt.Scale:
+    return alt.Scale(type="log", nice=False) if curves.wants_log(values) else alt.Scale(zero=False)
+
+
+def _panel(
+    measure: str, frame: pl.DataFrame, axis: Axis, diverged: curves.Divergence | None
+) -> Any:
+    share = measure == "accuracy"
+    form = {"format": ".0%" if frame[measure].max() != frame[measure].min() else "%"} if share else {}
+    x = alt.X(f"{axis.field}:Q", title=axis.title if not share else None, scale=alt.Scale(nice=False, zero=True))
+    y = alt.Y(
+        f"{measure}:Q", title=measure.capitalize(), scale=_scale(frame[measure]), axis=alt.Axis(tickCount=5, **form)
+    )
+    colour = alt.Color("part:N", title=None, scale=alt.Scale(domain=_SPLITS), legend=_legend(frame))
+    base = alt.Chart().encode(x=x)
+    near = {"param": _hover(axis), "empty": False}
+    dash = alt.StrokeDash("part:N", scale=alt.Scale(domain=_SPLITS, range=[[1, 0], [5, 3]]), title=None, legend=_legend(frame))
+    line = base.mark_line(clip=True).encode(y=y, color=colour, strokeDash=dash)
+    few = frame.height <= _FEW
+    points = base.mark_point(filled=True, size=30 if few else 60).encode(
+        y=y,
+        color=colour,
+        opacity={"condition": {**near, "value": 1}, "value": 1 if few else 0},
+        tooltip=[
+            alt.Tooltip("part:N", title="Part"),
+            alt.Tooltip(f"{axis.field}:Q", title=axis.title, format=",.4~g" if axis.field == "time" else ",d"),
+            alt.Tooltip("version:Q", title="Version"),
+            alt.Tooltip(f"{measure}:Q", title=measure.capitalize(), format=".2%" if share else ".4~g"),
+        ],
+    )
+    rule = base.mark_rule(style="hover-line").encode(opacity={"condition": {**near, "value": 0.8}, "value": 0})
+    watched = points.properties(name=f"{measure}_{axis.field}")
+    alarms = _alarm(diverged, axis) if diverged else []
+    return alt.layer(rule, line, watched, *alarms, height=170)
+
+
+def _legend(frame: pl.DataFrame) -> alt.Legend | None:
+    return alt.Legend(symbolType="stroke") if frame["part"].n_unique() > 1 else None
+
+
+def _alarm(diverged: curves.Divergence, axis: Axis) -> list[alt.Chart]:
+    """A rule where the loss stopped being finite; its place comes with the table ``divergence``."""
+    base = alt.Chart(named("divergence")).encode(x=alt.X(f"{axis.field}:Q"))
+    words = f"diverged at version {diverged.version}"
+    note = base.mark_text(style="alarm", align="right", dx=-6, text=words).encode(y=alt.value(8))
+    return [base.mark_rule(style="alarm-line"), note]
+
+
+def local_loss(frame: pl.DataFrame, unit: TimeUnit) -> Figure:
+    """Band of the clients' own training loss over virtual time."""
+    heading = "Clients' own training loss over virtual time"
+    if frame.is_empty():
+        return Figure("local-loss", heading, "No update carries a local training loss: nothing was trained.")
+    scale = _scale(pl.concat([frame["p10"], frame["p90"]]))
+    x = alt.X("time:Q", title=f"Virtual time ({unit.name})", scale=alt.Scale(nice=False))
+    base = alt.Chart().encode(x=x)
+    title = "Local loss"
+    band = base.mark_area(style="band").encode(y=alt.Y("p10:Q", title=title, scale=scale), y2="p90:Q")
+    line = base.mark_line(point=frame.height <= _FEW).encode(
+        y=alt.Y("median:Q", title=title, scale=scale),
+        tooltip=[
+            alt.Tooltip("time:Q", title=f"Virtual time ({unit.name})", format=",.4~g"),
+            alt.Tooltip("median:Q", title="Median", format=".4~g"),
+            alt.Tooltip("updates:Q", title="Updates", format=",d"),
+        ],
+    )
+    headings = {
+        "time": f"Virtual time ({unit.name})",
+        "p10": "10th percentile",
+        "median": "Median",
+        "p90": "90th percentile",
+        "updates": "Updates",
+    }
+    return Figure(
+        "local-loss",
+        heading,
+        "The line is the median over the updates that arrived around that time; the band holds the middle 80 %.",
+        alt.layer(band, line, data=named("local_loss"), height=220),
+        {"local_loss": Numbers("Local training loss by time of arrival", frame, headings)},
+    )
+
+
+def client_losses(frame: pl.DataFrame, shown: Sample) -> Figure:
+    """First and last local loss of each shown client."""
+    heading = "Which clients still find the model hard"
+    if frame.is_empty():
+        return Figure("client-losses", heading, "No update carries a local training loss: nothing was trained.")
+    labels = [label for label in shown.labels if label in set(frame["label"])]
+    y = alt.Y("label:N", title=None, sort=labels, axis=alt.Axis(grid=False))
+    x = alt.X("loss:Q", title="Mean loss during local training", scale=_scale(frame["loss"]))
+    line = alt.Chart().mark_line(style="quiet-line").encode(x=x, y=y, detail="label:N")
+    dots = (
+        alt.Chart()
+        .mark_point(filled=True, size=50, opacity=1)
+        .encode(
+            x=x,
+            y=y,
+            color=alt.Color("when:N", title=None, scale=alt.Scale(domain=["last", "first"])),
+            tooltip=[
+                alt.Tooltip("label:N", title="Client"),
+                alt.Tooltip("when:N", title="Update"),
+                alt.Tooltip("loss:Q", title="Local loss", format=".4~g"),
+                alt.Tooltip("updates:Q", title="Updates", format=",d"),
+            ],
+        )
+    )
+    headings = {"label": "Client", "when": "Update", "loss": "Local loss", "updates": "Updates"}
+    return Figure(
+        "client-losses",
+        heading,
+        "From a client's first update to its last: the mean loss over the steps of its local training.",
+        alt.layer(line, dots, data=named("client_losses"), height=text_height(len(labels))),
+        {"client_losses": Numbers("Local loss by client", frame, headings)},
+    )

@@ -1,0 +1,74 @@
+"use strict";
+// Draws every chart of the page from the block "payload", again whenever the colour scheme or the width changes.
+(() => {
+  const payload = JSON.parse(document.getElementById("payload").textContent);
+  const dark = window.matchMedia("screen and (prefers-color-scheme: dark)");
+  const rows = {};
+  for (const [name, table] of Object.entries(payload.tables)) {
+    rows[name] = table.rows.map((row) => Object.fromEntries(table.columns.map((column, at) => [column, row[at]])));
+  }
+  const views = new Map();
+  let turn = 0;
+
+  // Panels above each other cannot follow their container by themselves: they get its width less a margin for axes.
+  function sized(spec, width, margin) {
+    const copy = structuredClone(spec);
+    if (!copy.vconcat) return { ...copy, width, autosize: { type: "fit-x", contains: "padding" } };
+    for (const panel of copy.vconcat) panel.width = Math.max(120, width - margin);
+    return copy;
+  }
+
+  // Room for the client names left of the timeline, or for the numbers of an axis.
+  function guess(spec, limit) {
+    if (!spec.vconcat || !spec.vconcat.some((panel) => panel.name === "gantt")) return 46;
+    const pen = document.createElement("canvas").getContext("2d");
+    pen.font = "12px system-ui, sans-serif";
+    const widths = [...new Set(rows.legs.map((row) => row.label))].map((label) => pen.measureText(label).width);
+    return Math.min(Math.max(...widths), limit) + 20;
+  }
+
+  async function draw(chart) {
+    const place = document.getElementById(`chart-${chart.id}`);
+    const width = place.clientWidth;
+    const narrow = width < 420;
+    const theme = structuredClone(payload.themes[dark.matches ? "dark" : "light"]);
+    theme.axis.labelLimit = narrow ? 84 : 130;
+    theme.axisX.tickCount = narrow ? 4 : 8;
+    const margin = guess(chart.spec, theme.axis.labelLimit);
+    const drawn = await embed(chart, place, theme, sized(chart.spec, width, margin));
+    const excess = drawn - width;
+    if (chart.spec.vconcat && (excess > 0 || excess < -24)) {
+      await embed(chart, place, theme, sized(chart.spec, width, margin + Math.ceil(excess)));
+    }
+  }
+
+  async function embed(chart, place, theme, spec) {
+    spec.datasets = Object.fromEntries(chart.data.map((name) => [name, rows[name]]));
+    views.get(chart.id)?.finalize();
+    views.set(chart.id, await vegaEmbed(place, spec, {
+      actions: false, ast: true, config: theme, defaultStyle: false, mode: "vega-lite", renderer: "svg",
+      tooltip: { disableDefaultStyle: true },
+    }));
+    return Number(place.querySelector("svg").getAttribute("width"));
+  }
+
+  async function drawAll() {
+    const mine = ++turn;
+    for (const chart of payload.charts) {
+      if (mine !== turn) return;
+      await draw(chart);
+    }
+    if (mine === turn) document.documentElement.dataset.drawn = String(mine);
+  }
+
+  let width = document.documentElement.clientWidth;
+  let timer = 0;
+  window.addEventListener("resize", () => {
+    if (document.documentElement.clientWidth === width) return;
+    width = document.documentElement.clientWidth;
+    clearTimeout(timer);
+    timer = setTimeout(drawAll, 150);
+  });
+  dark.addEventListener("change", drawAll);
+  drawAll();
+})();

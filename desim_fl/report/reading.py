@@ -1,0 +1,149 @@
+"""The tables of a run directory as they were stored, with the schema the report relies on.
+
+Nothing is inferred: every column has a stated type, a table that a run never came to write (a failed run, a plan) is an
+empty table of that schema, and a table that lacks a column or cannot be read is a named error.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from desim_fl.errors import RunDirectoryError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+EVENTS: Mapping[str, Any] = {
+    "seq": pl.Int64,
+    "ticks": pl.Int64,
+    "kind": pl.String,
+    "client": pl.Int64,
+    "job": pl.Int64,
+    "version": pl.Int64,
+    "staleness": pl.Int64,
+    "loss": pl.Float64,
+    "lr": pl.Float64,
+    "weight": pl.Float64,
+    "scale": pl.Float64,
+    "bytes": pl.Int64,
+    "outcome": pl.String,
+}
+METRICS: Mapping[str, Any] = {
+    "ticks": pl.Int64,
+    "time_s": pl.Float64,
+    "version": pl.Int64,
+    "updates": pl.Int64,
+    "split": pl.String,
+    "loss": pl.Float64,
+    "accuracy": pl.Float64,
+    "examples": pl.Int64,
+}
+CLIENTS: Mapping[str, Any] = {
+    "client": pl.Int64,
+    "name": pl.String,
+    "examples": pl.Int64,
+    "class_counts": pl.List(pl.Int64),
+    "device_factor": pl.Float64,
+    "dispatches": pl.Int64,
+    "arrivals": pl.Int64,
+    "busy_s": pl.Float64,
+}
+WALL: Mapping[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """Everything that the report reads; ``events`` is in the order in which things happened."""
+
+    manifest: dict[str, Any]
+    scenario: str
+    events: pl.DataFrame
+    metrics: pl.DataFrame
+    clients: pl.DataFrame
+    wall: pl.DataFrame
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """The summary that the run wrote at its end; empty where it never came to that."""
+        return self.manifest.get("summary") or {}
+
+    @property
+    def planned(self) -> bool:
+        """Whether this is a timeline that was played without training."""
+        ended = self.manifest.get("status") == "finished"
+        return ended and self.manifest.get("model_sha256") is None and self.metrics.is_empty()
+
+
+def read(run_dir: Path) -> Run:
+    """Read a run directory.
+
+    Raises RunDirectoryError where it is none, or where a table is unreadable or lacks a column.
+    """
+    if not run_dir.is_dir():
+        raise RunDirectoryError(f"{run_dir} is not a run directory: there is no such folder")
+    manifest = _manifest(run_dir / "manifest.json")
+    clients = _table(run_dir / "clients.parquet", CLIENTS).sort("client")
+    return Run(
+        manifest=manifest,
+        scenario=_text(run_dir / "scenario.toml"),
+        events=_events(run_dir / "events"),
+        metrics=_table(run_dir / "metrics.parquet", METRICS),
+        clients=clients.with_columns(_labels(clients)),
+        wall=_table(run_dir / "wall.parquet", WALL),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise RunDirectoryError(
+            f"{path} cannot be read, so {path.parent} is no complete run directory: {error}"
+        ) from error
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    try:
+        manifest = json.loads(_text(path))
+    except json.JSONDecodeError as error:
+        raise RunDirectoryError(f"{path} is not JSON: {error}") from error
+    if not isinstance(manifest, dict):
+        raise RunDirectoryError(f"{path} does not hold a JSON object")
+    return manifest
+
+
+def _table(path: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
+    return _collect(path, path, schema) if path.exists() else pl.DataFrame(schema=schema)
+
+
+def _events(folder: Path) -> pl.DataFrame:
+    if not any(folder.glob("*.parquet")):
+        return pl.DataFrame(schema=EVENTS)
+    return _collect(folder / "*.parquet", folder, EVENTS).sort("seq")
+
+
+def _collect(pattern: Path, place: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
+    columns = [pl.col(name).cast(dtype) for name, dtype in schema.items()]
+    try:
+        return pl.scan_parquet(pattern).select(columns).collect()
+    except pl.exceptions.ColumnNotFoundError as error:
+        missing = str(error).splitlines()[0]
+        raise RunDirectoryError(f"{place} lacks a column that every run writes: {missing}") from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise RunDirectoryError(f"{place} cannot be read as Parquet: {error}") from error
+
+
+def _labels(clients: pl.DataFrame) -> pl.Series:
+    """What a client is called in charts: its name, made unique, or its number."""
+    given = clients["name"].fill_null("")
+    again = given.is_duplicated()
+    labels = [
+        f"client {number}" if not name else f"{name} ({number})" if twice else name
+        for number, name, twice in zip(clients["client"], given, again, strict=True)
+    ]
+    return pl.Series("label", labels, dtype=pl.String)

@@ -1,0 +1,103 @@
+"""The sections of the page, and the figures in each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import polars as pl
+
+from desim_fl.report import client_charts, curves, learning_charts, populations, staleness_charts, trips
+from desim_fl.report.figures import Figure, Numbers
+from desim_fl.report.formats import TimeUnit, percent, time_unit
+from desim_fl.report.learning_charts import Axis
+
+if TYPE_CHECKING:
+    from desim_fl.report.facts import Facts
+    from desim_fl.report.reading import Run
+
+
+class Room(NamedTuple):
+    """A section of the page."""
+
+    id: str
+    title: str
+    figures: list[Figure]
+
+
+def rooms(run: Run, jobs: pl.DataFrame, facts: Facts) -> list[Room]:
+    """All sections, in reading order."""
+    unit = time_unit(facts.end_s)
+    shown = populations.sample(run.clients)
+    back = trips.returned(jobs)
+    return [
+        Room("learning", "Learning", _learning(run, facts, unit)),
+        Room("staleness", "Staleness", _staleness(back)),
+        Room("timeline", "Timeline", _timeline(jobs, shown, facts)),
+        Room("clients", "Clients", _clients(run, jobs, shown, unit)),
+        Room("times", "Execution times", _times(run, jobs, shown)),
+    ]
+
+
+def _learning(run: Run, facts: Facts, unit: TimeUnit) -> list[Figure]:
+    frame = curves.learning(run.metrics, unit)
+    axes = (
+        ("learning-time", Axis("time", f"Virtual time ({unit.name})")),
+        ("learning-updates", Axis("updates", "Updates received")),
+    )
+    found = [learning_charts.learning(name, frame, axis, unit, facts.diverged) for name, axis in axes]
+    if facts.diverged is None or frame.is_empty():
+        return found[:1] if frame.is_empty() else found
+    place = {"time": [facts.diverged.time_s / unit.seconds], "updates": [facts.diverged.updates]}
+    mark = pl.DataFrame(place, schema={"time": pl.Float64, "updates": pl.Int64})
+    rule = {"divergence": Numbers("Divergence", mark, {})}
+    return [replace(figure, numbers={**figure.numbers, **rule}) for figure in found]
+
+
+def _staleness(back: pl.DataFrame) -> list[Figure]:
+    stale = curves.staleness_versions(back)
+    top = stale["top"].max()
+    versions = curves.marks(back["staleness"].cast(pl.Float64), int(top)) if isinstance(top, int) else None
+    longest = back["away_s"].max()
+    unit = time_unit(float(longest) if isinstance(longest, float) else 0.0)
+    away, logarithmic = curves.away(back, unit)
+    most = away["count"].max()
+    seconds = curves.marks(back["away_s"] / unit.seconds, int(most)) if back.height and isinstance(most, int) else None
+    return [
+        staleness_charts.in_versions(stale, versions),
+        staleness_charts.in_seconds(away, seconds, unit, logarithmic=logarithmic),
+        staleness_charts.weights(curves.by_staleness(back, "applied")),
+        staleness_charts.rates(curves.by_staleness(back, "lr")),
+    ]
+
+
+def _timeline(jobs: pl.DataFrame, shown: populations.Sample, facts: Facts) -> list[Figure]:
+    view = populations.timeline(jobs, shown, facts.end)
+    return [client_charts.timeline(view, shown, facts.end_s)]
+
+
+def _clients(run: Run, jobs: pl.DataFrame, shown: populations.Sample, unit: TimeUnit) -> list[Figure]:
+    back = trips.returned(jobs)
+    figures = [
+        client_charts.participation(populations.participation(jobs, shown), shown, _busiest(jobs)),
+        client_charts.classes(populations.classes(run.clients, shown), shown),
+        learning_charts.local_loss(curves.local_loss(back, unit), unit),
+        learning_charts.client_losses(populations.local_losses(back, shown), shown),
+    ]
+    return figures if shown.whole else [*figures, client_charts.turnout(populations.turnout(run.clients))]
+
+
+def _busiest(jobs: pl.DataFrame) -> str:
+    if jobs.is_empty():
+        return ""
+    counts = jobs.group_by("client").len().sort("len", "client", descending=[True, False])
+    share = percent(round(int(counts["len"][0]) / jobs.height, 3))
+    return f"Jobs by client and what became of them; the busiest client took {share} of all jobs."
+
+
+def _times(run: Run, jobs: pl.DataFrame, shown: populations.Sample) -> list[Figure]:
+    real, logarithmic = populations.real_times(run.wall)
+    return [
+        client_charts.leg_times(populations.leg_times(jobs, shown), shown),
+        client_charts.real_times(real, logarithmic=logarithmic),
+    ]

@@ -1,0 +1,76 @@
+"""A whole scenario: its tables, its one written form, and its JSON Schema."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from pydantic import Field, model_validator
+from pydantic_core import PydanticCustomError
+
+from desim_fl.scenario.rules import problems
+from desim_fl.scenario.server import Executor, FedAvg, FedBuff, Run, Strategy
+from desim_fl.scenario.table import Table
+from desim_fl.scenario.training import Mlp, Model, Training
+from desim_fl.scenario.world import Clients, Data, FashionMnist, Network, Quadratic, data_name
+
+
+class Scenario(Table):
+    """Everything that decides a run, checked. Equal scenarios have equal written forms, and so equal hashes."""
+
+    name: str = Field(
+        default="scenario", min_length=1, max_length=255, description="Name; absent = the file's, without .toml."
+    )
+    description: str = Field(default="", max_length=100_000, description="What it shows.")
+    data: Data = Field(default=FashionMnist(), description="What is learned; chosen by name.")
+    clients: Clients = Field(description="Who takes part.")
+    network: Network = Field(default=Network(), description="How clients reach the server.")
+    model: Model = Field(
+        default=Mlp(), description="What is trained; chosen by name. Absent = mlp, or scalar for quadratic data."
+    )
+    training: Training = Field(default=Training(), description="What a client does in one job.")
+    strategy: Strategy = Field(default=FedBuff(), description="What the server does; chosen by name.")
+    run: Run = Field(default=Run(), description="How the run goes and when it ends.")
+    executor: Executor = Field(default=Executor(), description="Where training takes place.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill(cls, document: Any) -> Any:
+        return filled(document)
+
+    @model_validator(mode="after")
+    def _rules(self) -> Scenario:
+        found = list(problems({key: getattr(self, key) for key in type(self).model_fields}))
+        if found:
+            text = "; ".join(problem.text for problem in found)
+            raise PydanticCustomError("rules", "{text}", {"text": text, "problems": found})
+        return self
+
+    def resolved(self) -> dict[str, Any]:
+        """Return every key that has an effect, defaults included, as plain TOML values in a fixed order."""
+        document = self.entries()
+        if isinstance(self.strategy, FedAvg):
+            del document["run"]["concurrency"]
+        if isinstance(self.data, Quadratic):
+            del document["clients"]["partition"], document["clients"]["min_samples"]
+        return document
+
+    def to_toml(self) -> str:
+        """Return the resolved scenario as TOML; loaded again, it gives an equal scenario."""
+        import tomli_w  # noqa: PLC0415  (reading a scenario does not need it)
+
+        return tomli_w.dumps(self.resolved())
+
+    def sha256(self) -> str:
+        """Return the hash of the resolved form: sorted keys, no blanks, UTF-8 JSON."""
+        text = json.dumps(self.resolved(), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def filled(document: Any) -> Any:
+    """Return the document with the model's name, where absent, chosen by the data."""
+    if not isinstance(document, dict) or data_name(document.get("data", {})) != "quadratic":
+        return document
+    model = document.get("model", {})
+    return {**document, "model": {"name": "scalar", **model}} if isinstance(model, dict) else document

@@ -1,0 +1,91 @@
+"""``--set table.key=value``: values given on the command line instead of in the file."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from typing import TYPE_CHECKING, Any
+
+from desim_fl.errors import ScenarioError
+from desim_fl.scenario.rules import quoted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+_SETTING = re.compile(r"""((?:"(?:[^"\\]|\\.)*+"|'[^']*'|[^"'=])+)=(.*)""", re.DOTALL)
+_SHAPE = 'an override has the form table.key=value, for example strategy.buffer_size=5 or "run.max_time_s=3600"'
+
+
+def apply(document: dict[str, Any], settings: Sequence[str]) -> tuple[dict[tuple[str | int, ...], str], list[str]]:
+    """Set values in the document, in order; return where each went with its name for messages, and what failed."""
+    places: dict[tuple[str | int, ...], str] = {}
+    faults: list[str] = []
+    for setting in settings:
+        label = f"--set {_one_line(setting)}"
+        try:
+            path, value = parse(setting)
+            put(document, path, value)
+        except ScenarioError as error:
+            faults.append(f"{label}: {error}")
+        else:
+            places.pop(path, None)
+            places[path] = label
+    return places, faults
+
+
+def _one_line(setting: str) -> str:
+    return setting if setting.isprintable() and len(setting) <= 200 else quoted(setting)  # noqa: PLR2004
+
+
+def parse(setting: str) -> tuple[tuple[str, ...], Any]:
+    """Split an override into the path of its key and its value. Raises ScenarioError."""
+    match = _SETTING.fullmatch(setting)
+    if match is None:
+        raise ScenarioError(_SHAPE)
+    path = _path(match.group(1))
+    return path, _value(match.group(2).strip())
+
+
+def _path(text: str) -> tuple[str, ...]:
+    """Read a dotted TOML key."""
+    path: list[str] = []
+    try:
+        inner: Any = {} if "\n" in text else tomllib.loads(f"{text.strip()} = 0")
+    except (ValueError, RecursionError):
+        inner = {}
+    while isinstance(inner, dict) and len(inner) == 1:
+        key, inner = next(iter(inner.items()))
+        path.append(key)
+    if not path or inner != 0:
+        raise ScenarioError(f"{quoted(text.strip())} is not a key; {_SHAPE}")
+    return tuple(path)
+
+
+def _value(text: str) -> Any:
+    """Read a TOML value; a bare word is a string."""
+    if not text:
+        raise ScenarioError('has no value; write "" for an empty text')
+    try:
+        parsed = tomllib.loads(f"value = {text}")
+    except (ValueError, RecursionError) as error:
+        if text[0] not in "\"'[{" and text.isprintable():
+            return text
+        raise ScenarioError(f"{quoted(text)} is not a TOML value: {_reason(error)}") from error
+    if set(parsed) != {"value"}:
+        raise ScenarioError(f"{quoted(text)} is more than one TOML value")
+    return parsed["value"]
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deep" if isinstance(error, RecursionError) else re.sub(r" \(at .*\)$", "", str(error))
+
+
+def put(document: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
+    """Set a value, making the tables around it. Raises ScenarioError where something else than a table is there."""
+    table: Any = document
+    for depth, key in enumerate(path[:-1], 1):
+        table = table.setdefault(key, {})
+        if not isinstance(table, dict):
+            kind = "a list" if isinstance(table, list) else "a single value"
+            raise ScenarioError(f"{quoted('.'.join(path[:depth]))} is {kind}, not a table; set it as a whole")
+    table[path[-1]] = value

@@ -1,0 +1,176 @@
+"""From a TOML file and overrides to a checked scenario, or to every mistake at once with its place."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from desim_fl.errors import ScenarioError
+from desim_fl.scenario import messages, rules
+from desim_fl.scenario.document import Scenario, filled
+from desim_fl.scenario.laws import LAWS
+from desim_fl.scenario.overrides import apply
+from desim_fl.scenario.places import MAX_DEPTH, Places, lines
+from desim_fl.scenario.server import Strategy
+from desim_fl.scenario.training import Model
+from desim_fl.scenario.world import Data
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from pydantic_core import ErrorDetails
+
+    from desim_fl.scenario.places import Loc
+    from desim_fl.scenario.rules import Problem
+    from desim_fl.scenario.table import Table
+
+MAX_BYTES = 1 << 20
+MAX_PROBLEMS = 100
+
+
+def load(path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Scenario:
+    """Read a scenario file, apply ``--set`` overrides and the seed, and check everything.
+
+    Raises ScenarioError with one line for each problem, ``path:LINE: [table] message``, in the order of the file;
+    what an override brought in is named by the override instead of a line.
+    """
+    text = _read(path)
+    document = _parse(str(path), text)
+    document.setdefault("name", Path(path).stem)
+    settings, faults = apply(document, overrides)
+    run = document.setdefault("run", {})
+    if seed is not None and isinstance(run, dict):
+        run["seed"] = seed
+        settings.pop(("run", "seed"), None)
+        settings["run", "seed"] = f"--seed {messages.shown(seed)}"
+    places = Places(str(path), lines(text), settings)
+    _refuse_deep(document, places)
+    try:
+        scenario = Scenario.model_validate(document)
+    except ValidationError as error:
+        found = explain(error, filled(document))
+        raise ScenarioError("\n".join(_report(found, places, faults))) from None
+    if faults:
+        raise ScenarioError("\n".join(faults))
+    return scenario
+
+
+def _read(path: str | Path) -> str:
+    """Return the file's text. Raises ScenarioError where there is none that could be a scenario."""
+    try:
+        with Path(path).open("rb") as file:
+            raw = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise ScenarioError(f"{path}: cannot be read: {why}") from error
+    if len(raw) > MAX_BYTES:
+        raise ScenarioError(f"{path}: is larger than 1 MiB; a scenario file is not")
+    if raw.startswith(b"\xef\xbb\xbf"):
+        raise ScenarioError(f"{path}:1: starts with a byte order mark; save it as UTF-8 without one")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise ScenarioError(f"{path}:{line}: is not UTF-8 text (byte 0x{raw[error.start]:02x})") from error
+
+
+def _parse(path: str, text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ScenarioError(f"{path}:1: is nested too deep to be read") from error
+    except ValueError as error:  # also numbers of more than 4300 digits, which come without a place
+        place = re.search(r" \(at (?:line (\d+), column (\d+)|end of document)\)$", str(error))
+        digits = re.search(r"\d[\d_]{4299,}", text)
+        line = place.group(1) if place else str(text.count("\n", 0, digits.start()) + 1) if digits else "1"
+        line = line or str(len(text.splitlines()) or 1)
+        column = f" (column {place.group(2)})" if place and place.group(2) else ""
+        reason = str(error)[: place.start()] if place else "a number is too long"
+        raise ScenarioError(f"{path}:{line}: is not TOML: {reason}{column}") from error
+
+
+def _refuse_deep(document: dict[str, Any], places: Places) -> None:
+    """Refuse what is nested deeper than any scenario, before anything walks it by recursion."""
+    stack: list[tuple[str, Any, int]] = [(key, value, 1) for key, value in document.items()]
+    while stack:
+        top, value, depth = stack.pop()
+        if depth > MAX_DEPTH:
+            place = places.of((top,))[1]
+            raise ScenarioError(f"{place}: {rules.bare(top)} is nested deeper than {MAX_DEPTH} levels")
+        if isinstance(value, (dict, list)):
+            inner = value.values() if isinstance(value, dict) else value
+            stack += [(top, entry, depth + 1) for entry in inner if isinstance(entry, (dict, list))]
+
+
+def explain(error: ValidationError, document: dict[str, Any]) -> list[Problem]:
+    """Return what is wrong with a document: pydantic's findings and, as far as tables can be read, the rules'."""
+    details = error.errors(include_url=False, include_input=False)[: MAX_PROBLEMS + 1]
+    if details[0]["type"] == "rules":
+        return list(details[0].get("ctx", {})["problems"])
+    found = [_problem(document, detail) for detail in details]
+    shaky = {problem.loc[:2] for problem in found} | {doubt[:2] for problem in found for doubt in problem.doubts}
+    tables = _readable(document, found)
+    more = [problem for problem in rules.problems(tables) if not _stems_from(problem, shaky)]
+    hints = {doubt for problem in found for doubt in problem.doubts}
+    return [problem for problem in found if problem.loc not in hints] + more
+
+
+def _problem(document: dict[str, Any], detail: ErrorDetails) -> Problem:
+    context = detail.get("ctx", {})
+    loc = _untagged(detail["loc"])
+    if detail["type"] == "rule":
+        loc = (*loc, context["key"])
+    text = detail["msg"]
+    while len(loc) > 1 and not isinstance(messages.value_at(document, loc[:-1]), (dict, list)):
+        text = rules.key_of(loc[:-1]) + text.removeprefix(str(loc[-1]))
+        loc = loc[:-1]  # a bare number was read as a law: the mistake is the number's
+    return messages.problem(document, detail["type"], loc, context, text)
+
+
+def _untagged(loc: Loc) -> Loc:
+    """Remove the names of union members that pydantic puts into a place."""
+    section = loc[0]
+    if section in messages.VARIANTS:
+        loc = (*loc[:1], *loc[2:])
+    tags: Iterable[str] = ("one", "each") if section == "data" else LAWS if section in ("clients", "network") else ()
+    return (*loc[:2], *loc[3:]) if len(loc) > 2 and loc[2] in tags else loc  # noqa: PLR2004
+
+
+def _readable(document: dict[str, Any], found: Sequence[Problem]) -> dict[str, Table | None]:
+    """Return the tables as they are without the keys that are wrong; ``None`` where that is not enough."""
+    bad = {problem.loc[:2] for problem in found}
+    kept: dict[str, Any] = {"clients": {}}
+    for section in messages.SECTIONS:
+        table = document.get(section, {})
+        if isinstance(table, dict):
+            kept[section] = {key: value for key, value in table.items() if (section, key) not in bad}
+    kept["clients"].setdefault("count", 1)  # required, and if absent reported: rules that ask for it are left out
+    return {section: _read_table(section, kept.get(section)) for section in messages.SECTIONS}
+
+
+def _read_table(section: str, table: Mapping[str, Any] | None) -> Table | None:
+    kind: Any = {"data": Data, "model": Model, "strategy": Strategy}.get(section) or messages.PLAIN[section]
+    try:
+        return TypeAdapter(kind).validate_python(table)
+    except ValidationError:
+        return None
+
+
+def _stems_from(problem: Problem, shaky: Iterable[Loc]) -> bool:
+    """Tell whether a rule looked at something that is itself reported."""
+    looked_at = (problem.loc, *problem.doubts)
+    return any(loc[: len(place)] == place for place in shaky for loc in looked_at)
+
+
+def _report(found: Sequence[Problem], places: Places, faults: Sequence[str]) -> list[str]:
+    """Return one line for each problem, in the order of the file, then of the overrides."""
+    rows = [(*places.of(problem.loc), messages.heading(problem.loc) + problem.text) for problem in found]
+    rows.sort(key=lambda row: row[0])
+    said = [f"{place}: {text}" for _, place, text in rows] + list(faults)
+    if len(said) <= MAX_PROBLEMS:
+        return said
+    return [*said[:MAX_PROBLEMS], f"{places.path}: there are more problems; these are the first {MAX_PROBLEMS}"]

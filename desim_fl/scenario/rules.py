@@ -1,0 +1,247 @@
+"""Rules that hold between keys. Each looks at finished tables and yields what is wrong, with its place.
+
+A rule that needs a table which could not be read is left out, so that one mistake does not hide the others.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from desim_fl.scenario.server import STALENESS_KEYS, Executor, FedAvg, Run, StalenessTable
+from desim_fl.scenario.training import Cnn, Scalar
+from desim_fl.scenario.world import Blobs, Clients, Quadratic
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from desim_fl.scenario.table import Table
+    from desim_fl.scenario.training import Training
+
+Loc = tuple[str | int, ...]
+ARGS_DEPTH = 16
+SHOWN = 60  # characters of a value in a message
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong.
+
+    ``loc`` is its place (table, key, index ...), ``text`` what the message says after the table's name. ``doubts``
+    are other keys it may stem from: if one of those is itself reported, this problem is not.
+    """
+
+    loc: Loc
+    text: str
+    doubts: tuple[Loc, ...] = ()
+
+
+def quoted(text: str) -> str:
+    """Return a text in quotes, on one line, cut where it is long, with nothing unprintable in it."""
+    short = text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+    return json.dumps(short, ensure_ascii=not short.isprintable())
+
+
+def bare(key: str) -> str:
+    """Return a key as TOML would write it: bare where that is possible, else in quotes."""
+    return key if len(key) <= SHOWN and re.fullmatch(r"[A-Za-z0-9_-]+", key) else quoted(key)
+
+
+def key_of(loc: Loc) -> str:
+    """Return a key as a message names it, with its list indices."""
+    last = max(index for index, part in enumerate(loc) if isinstance(part, str))
+    return bare(str(loc[last])) + "".join(f"[{index}]" for index in loc[last + 1 :])
+
+
+def _partition(data: Table, clients: Clients) -> Iterator[Problem]:
+    if isinstance(data, Quadratic):
+        for key in clients.given("partition", "alpha", "min_samples"):
+            yield Problem(
+                ("clients", key),
+                f"{key} must not be given with data quadratic, where every client has its own function",
+                (("data", "name"),),
+            )
+        return
+    doubts = (("clients", "partition"), ("clients", "alpha"))
+    if clients.partition == "dirichlet" and clients.alpha is None:
+        yield Problem(("clients", "partition"), 'partition = "dirichlet" needs the key alpha', doubts)
+    if clients.partition != "dirichlet" and clients.alpha is not None:
+        text = f'alpha must not be given with partition = "{clients.partition}"; it belongs to "dirichlet"'
+        yield Problem(("clients", "alpha"), text, doubts)
+
+
+def _lengths(clients: Clients) -> Iterator[Problem]:
+    for key in ("keys", "names"):
+        values = getattr(clients, key)
+        if values is not None and len(values) != clients.count:
+            text = f"{key} has {len(values)} entries, but count = {clients.count}"
+            yield Problem(("clients", key), text, (("clients", "count"),))
+
+
+def _distinct_keys(clients: Clients) -> Iterator[Problem]:
+    first: dict[int, int] = {}
+    for index, key in enumerate(clients.keys or ()):
+        if first.setdefault(key, index) != index:
+            text = f"keys[{index}] = {key} is also keys[{first[key]}]; keys must be distinct"
+            yield Problem(("clients", "keys", index), text)
+
+
+def _quadratic_lengths(data: Table, clients: Clients) -> Iterator[Problem]:
+    if not isinstance(data, Quadratic):
+        return
+    for key in ("curvature", "optimum", "examples_per_client"):
+        value = getattr(data, key)
+        if isinstance(value, tuple) and len(value) != clients.count:
+            text = f"{key} has {len(value)} entries, but [clients] count = {clients.count}"
+            yield Problem(("data", key), text, (("clients", "count"),))
+
+
+def _model_fits_data(data: Table, model: Table) -> Iterator[Problem]:
+    kind, name = getattr(data, "name", ""), getattr(model, "name", "")
+    doubts = (("data", "name"), ("model", "name"))
+    if isinstance(model, Scalar) != isinstance(data, Quadratic):
+        text = f'name = "{name}" does not go with data {kind}: "scalar" and data quadratic belong together'
+        yield Problem(("model", "name"), text, doubts)
+    elif isinstance(model, Cnn) and isinstance(data, Blobs):
+        yield Problem(("model", "name"), f'name = "cnn" needs images, and data {kind} has none; use "mlp"', doubts)
+
+
+def _training(training: Training) -> Iterator[Problem]:
+    if training.steps is not None and training.given("epochs"):
+        yield Problem(("training", "steps"), "steps and epochs must not both be given", (("training", "epochs"),))
+    if training.delay_aware is not None and training.given("lr"):
+        text = "lr must not be given with delay_aware, whose gamma_0 is the rate"
+        yield Problem(("training", "lr"), text, (("training", "delay_aware"),))
+    if training.optimizer != "sgd" and training.given("momentum"):
+        text = f'momentum must not be given with optimizer = "{training.optimizer}"; it belongs to "sgd"'
+        yield Problem(("training", "momentum"), text, (("training", "optimizer"),))
+
+
+def _delay_aware(clients: Clients, training: Training) -> Iterator[Problem]:
+    delay = training.delay_aware
+    if delay is None or delay.meaning != "drawn":
+        return
+    place = ("training", "delay_aware", "meaning")
+    if clients.wait_s is None:
+        text = 'meaning = "drawn" needs the key wait_s in [clients], the wait that is drawn'
+        yield Problem(place, text, (("clients", "wait_s"), ("training", "delay_aware")))
+    if delay.combine:
+        text = 'combine must not be true with meaning = "drawn", which leaves the staleness weight as it is'
+        yield Problem(("training", "delay_aware", "combine"), text)
+
+
+def _staleness(strategy: Table) -> Iterator[Problem]:
+    if not isinstance(strategy, StalenessTable):
+        return
+    for key in strategy.given(*STALENESS_KEYS):
+        owner = STALENESS_KEYS[key]
+        if owner != strategy.staleness:
+            text = f'{key} must not be given with staleness = "{strategy.staleness}"; it belongs to "{owner}"'
+            yield Problem(("strategy", key), text, (("strategy", "staleness"),))
+
+
+def _cohort(clients: Clients, strategy: Table) -> Iterator[Problem]:
+    if not isinstance(strategy, FedAvg):
+        return
+    doubts = (("clients", "count"), ("strategy", "clients_per_round"))
+    cohort = strategy.cohort
+    if strategy.clients_per_round > clients.count:
+        text = f"clients_per_round = {strategy.clients_per_round} is more than the {clients.count} clients there are"
+        yield Problem(("strategy", "clients_per_round"), text, doubts)
+    elif cohort > clients.count:
+        text = (
+            f"over_selection = {strategy.over_selection:g} asks for {cohort} clients a round, there are {clients.count}"
+        )
+        yield Problem(("strategy", "over_selection"), text, doubts)
+
+
+def _concurrency(strategy: Table, run: Run) -> Iterator[Problem]:
+    if isinstance(strategy, FedAvg) and run.given("concurrency"):
+        text = "concurrency must not be given with strategy fedavg; it follows from clients_per_round"
+        yield Problem(("run", "concurrency"), text, (("strategy", "name"),))
+
+
+def _order(clients: Clients, run: Run) -> Iterator[Problem]:
+    doubts = (("run", "selection"), ("run", "order"), ("clients", "count"))
+    if run.selection == "order" and run.order is None:
+        yield Problem(("run", "selection"), 'selection = "order" needs the key order', doubts)
+    if run.selection != "order" and run.order is not None:
+        text = f'order must not be given with selection = "{run.selection}"; it belongs to "order"'
+        yield Problem(("run", "order"), text, doubts)
+    for index, client in enumerate(run.order or ()):
+        if client >= clients.count:
+            text = f"order[{index}] = {client} is no client: there are {clients.count}, numbered from 0"
+            yield Problem(("run", "order", index), text, doubts)
+
+
+STOPS = ("max_time_s", "max_versions", "max_updates")
+
+
+def _stop_rule(run: Run) -> Iterator[Problem]:
+    if all(getattr(run, key) is None for key in STOPS):
+        text = f"needs a stop rule: at least one of {', '.join(STOPS)}"
+        yield Problem(("run", STOPS[-1]), text, tuple(("run", key) for key in STOPS))
+
+
+def _workers(executor: Executor) -> Iterator[Problem]:
+    if executor.workers is not None and executor.workers > 1:
+        text = f"workers = {executor.workers} is refused: the inline executor runs one job at a time"
+        yield Problem(("executor", "workers"), text)
+
+
+def _args(section: str, table: Table) -> Iterator[Problem]:
+    for loc, value in _leaves((section, "args"), getattr(table, "args", {})):
+        if len(loc) > ARGS_DEPTH:
+            yield Problem(loc[:2], f"args is nested deeper than {ARGS_DEPTH} levels")
+            return
+        fault = _fault(value)
+        if fault:
+            yield Problem(loc, f"{key_of(loc)} {fault}")
+
+
+def _leaves(loc: Loc, value: Any) -> Iterator[tuple[Loc, Any]]:
+    """Walk nested tables and lists without recursion; what is nested too deep comes out unopened."""
+    stack = [(loc, value)]
+    while stack:
+        loc, value = stack.pop()
+        inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else None
+        if inner is None or len(loc) > ARGS_DEPTH:
+            yield loc, value
+        else:
+            stack += reversed([((*loc, key), entry) for key, entry in inner])
+
+
+def _fault(value: Any) -> str | None:
+    if isinstance(value, float):
+        return None if math.isfinite(value) else "must be a finite number"
+    if isinstance(value, int):
+        return None if -(2**63) <= value < 2**63 else "must be a whole number of at most 64 bits"
+    return None if isinstance(value, str) else "must be a number, a string, true or false, a list or a table"
+
+
+RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
+    (_partition, ("data", "clients")),
+    (_lengths, ("clients",)),
+    (_distinct_keys, ("clients",)),
+    (_quadratic_lengths, ("data", "clients")),
+    (_model_fits_data, ("data", "model")),
+    (_training, ("training",)),
+    (_delay_aware, ("clients", "training")),
+    (_staleness, ("strategy",)),
+    (_cohort, ("clients", "strategy")),
+    (_concurrency, ("strategy", "run")),
+    (_order, ("clients", "run")),
+    (_stop_rule, ("run",)),
+    (_workers, ("executor",)),
+    (lambda model: _args("model", model), ("model",)),
+    (lambda strategy: _args("strategy", strategy), ("strategy",)),
+)
+
+
+def problems(tables: Mapping[str, Table | None]) -> Iterator[Problem]:
+    """Yield what is wrong between the keys of these tables (``None`` = could not be read)."""
+    for rule, names in RULES:
+        wanted = [tables[name] for name in names]
+        if all(table is not None for table in wanted):
+            yield from rule(*wanted)

@@ -1,0 +1,146 @@
+"""Tables about the world outside the server: the data, the clients, and the network between them and the server."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Discriminator, Field, Tag
+
+from desim_fl.scenario.laws import Bandwidth, Constant, Duration, Factor
+from desim_fl.scenario.table import CLIENT_MAX, Amount, Count, Number, PartShare, Table, Whole
+
+DEFAULT_DATA = "fashion_mnist_6k"
+FASHION_TRAIN = 6000
+MADE_MAX = 10_000_000  # examples, features or classes that are made in memory
+
+
+def _shape_of(value: Any) -> str:
+    return "each" if isinstance(value, (list, tuple)) else "one"
+
+
+Made = Annotated[int, Field(ge=1, le=MADE_MAX)]
+Numbers = Annotated[tuple[Number, ...], Field(strict=False, min_length=1)]
+Sizes = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
+NumberOrEach = Annotated[Annotated[Number, Tag("one")] | Annotated[Numbers, Tag("each")], Discriminator(_shape_of)]
+SizeOrEach = Annotated[Annotated[Whole, Tag("one")] | Annotated[Sizes, Tag("each")], Discriminator(_shape_of)]
+Validation = Annotated[PartShare, Field(description="Share of the training images kept back, by key, for decisions.")]
+
+
+class FashionMnist(Table):
+    """6,000 training and 1,000 test images of Fashion-MNIST, which travel inside the package."""
+
+    name: Literal["fashion_mnist_6k"] = Field(
+        default=DEFAULT_DATA, description="The Fashion-MNIST part in the package."
+    )
+    examples: int | None = Field(
+        default=None,
+        ge=1,
+        le=FASHION_TRAIN,
+        description="Use only the first so many training images; absent = all 6,000.",
+    )
+    validation_share: Validation = 0.0
+
+
+class Blobs(Table):
+    """Made data: one Gaussian cloud of feature vectors for each class."""
+
+    name: Literal["blobs"] = Field(
+        default="blobs", description="One Gaussian cloud for each class, made from the seed."
+    )
+    examples: Made = Field(default=2000, description="Training examples.")
+    test_examples: Made = Field(default=500, description="Test examples.")
+    classes: Made = Field(default=10, description="Number of classes.")
+    features: Made = Field(default=20, description="Length of each feature vector.")
+    spread: Amount = Field(default=1.0, description="Standard deviation of each cloud.")
+    validation_share: Validation = 0.0
+
+
+class Quadratic(Table):
+    """No data at all: client i minimises curvature_i / 2 * (w - optimum_i)^2 over one number w."""
+
+    name: Literal["quadratic"] = Field(
+        default="quadratic", description="One quadratic function a client, for exact tests."
+    )
+    curvature: NumberOrEach = Field(
+        default=1.0, description="Second derivative: one number for all, or one for each client."
+    )
+    optimum: NumberOrEach = Field(
+        default=0.0, description="Where the minimum lies: one number for all, or one for each."
+    )
+    examples_per_client: SizeOrEach = Field(
+        default=1, description="Pretended sample count: one for all, or one for each."
+    )
+
+
+def data_name(value: Any) -> str | None:
+    """Return which kind of data a table (or a part read before) is; ``None`` if it does not say so properly."""
+    name = value.get("name", DEFAULT_DATA) if isinstance(value, dict) else getattr(value, "name", None)
+    return name if isinstance(name, str) else None
+
+
+DATA: dict[str, type[Table]] = {"fashion_mnist_6k": FashionMnist, "blobs": Blobs, "quadratic": Quadratic}
+Data = Annotated[
+    Annotated[FashionMnist, Tag("fashion_mnist_6k")]
+    | Annotated[Blobs, Tag("blobs")]
+    | Annotated[Quadratic, Tag("quadratic")],
+    Discriminator(data_name),
+]
+
+ClientKey = Annotated[int, Field(ge=0, lt=CLIENT_MAX)]
+ClientName = Annotated[str, Field(min_length=1, max_length=200)]
+
+
+class Clients(Table):
+    """Who takes part: how many, with which data, how fast."""
+
+    count: int = Field(ge=1, le=CLIENT_MAX, description="Number of clients.")
+    partition: Literal["iid", "dirichlet"] = Field(
+        default="iid",
+        description="How the training data is dealt out: evenly at random, or with a Dirichlet mix of classes.",
+    )
+    alpha: float | None = Field(
+        default=None,
+        gt=0,
+        le=1e9,
+        description="Dirichlet concentration; smaller is more uneven. Only with dirichlet, and there required.",
+    )
+    min_samples: Count = Field(default=1, description="Every client gets at least so many training examples.")
+    seconds_per_step: Amount = Field(
+        default=0.01, description="Compute time of one optimiser step, in seconds, at factor 1."
+    )
+    device_factor: Factor = Field(
+        default=Constant(value=1.0),
+        description="Law drawn once a client: its compute time is multiplied with it (2 = half as fast).",
+    )
+    jitter_factor: Factor = Field(
+        default=Constant(value=1.0), description="Law drawn for every job: its compute time is multiplied with it."
+    )
+    wait_s: Duration | None = Field(
+        default=None,
+        description="Law drawn for every job: seconds between download and compute; absent = starts at once.",
+    )
+    keys: Annotated[tuple[ClientKey, ...], Field(strict=False)] | None = Field(
+        default=None, description="One distinct number a client, which names its random streams; absent = 0, 1, 2, ..."
+    )
+    names: Annotated[tuple[ClientName, ...], Field(strict=False)] | None = Field(
+        default=None, description="One name a client, for reports; absent = its number."
+    )
+
+
+class Network(Table):
+    """The way between a client and the server: a leg takes its latency plus bytes over bandwidth."""
+
+    down_mbps: Bandwidth | None = Field(
+        default=None, description="Law drawn once a client: download bandwidth in Mbit/s; absent = unlimited."
+    )
+    up_mbps: Bandwidth | None = Field(
+        default=None, description="Law drawn once a client: upload bandwidth in Mbit/s; absent = unlimited."
+    )
+    latency_s: Duration = Field(
+        default=Constant(value=0.0),
+        description="Law drawn once a client: seconds before a transfer starts, each direction.",
+    )
+    latency_jitter_factor: Factor = Field(
+        default=Constant(value=1.0),
+        description="Law drawn for every job and direction: the latency is multiplied with it.",
+    )
