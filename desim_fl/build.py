@@ -18,7 +18,8 @@ from desim_fl.learning.batches import steps_per_epoch
 from desim_fl.learning.sizes import model_facts
 from desim_fl.network import Links
 from desim_fl.strategies.delay_aware import drawn_delay_lr, weigh_by_staleness
-from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_client, to_ticks
+from desim_fl.ticks import to_ticks
+from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_client
 from desim_fl.world import Evaluations, StopRules, World
 
 if TYPE_CHECKING:

@@ -77,7 +77,7 @@ def _polynomial(coefficients: Sequence[float], x: Real) -> Real:
 
 
 def exp(x: Real) -> Real:
-    """e to the x for |x| < 700; shape is kept."""
+    """E to the x for |x| < 700; shape is kept."""
     if isinstance(x, np.ndarray):
         power = np.rint(x * _INVERSE_LN2)
     else:

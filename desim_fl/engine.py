@@ -20,7 +20,7 @@ from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind, Note
 from desim_fl.flight import ALARM, ARRIVAL, Due, FlightView, Flying, check_trip
 from desim_fl.ledger import Ledger
-from desim_fl.timing import to_ticks
+from desim_fl.ticks import to_ticks
 from desim_fl.usage import Usage
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import simpy
 from desim_fl.core import Flight, Job, Trip
 from desim_fl.errors import RunError
 from desim_fl.eventlog import Kind
-from desim_fl.timing import is_tick_count
+from desim_fl.ticks import is_leg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,7 +92,7 @@ def check_trip(client: int, nth: int, trip: Trip) -> None:
     if trip.lost is not None:
         legs["loss"] = trip.lost[0]
     for leg, ticks in legs.items():
-        if not is_tick_count(ticks):
+        if not is_leg(ticks):
             raise RunError(
                 f"client {client}, job number {nth} of this client: the {leg} leg lasts {ticks!r} ticks; a leg is a "
                 "whole number of microseconds, finite and not negative"

@@ -114,9 +114,7 @@ def test_ev_09c_a_trainer_that_reports_no_steps_is_an_error():
 
 def test_as_01_staleness_counts_from_the_dispatched_version():
     """A=1, B=9.5, C=1 with two in flight and longest idle first: C starts fresh, B arrives 9 versions late."""
-    played = play(
-        ScriptedTrips([1, 9.5, 1]), strategy=FedAsync(), concurrency=2, stops=StopRules(max_ticks=10_000_000)
-    )
+    played = play(ScriptedTrips([1, 9.5, 1]), strategy=FedAsync(), concurrency=2, stops=StopRules(max_ticks=10_000_000))
     arrivals = played.arrivals()
     assert arrivals[:2] == [(1, 0, 0), (2, 2, 0)]
     assert [row for row in arrivals if row[0] == 9.5] == [(9.5, 1, 9)]
@@ -175,7 +173,9 @@ def test_ag_05_a_non_finite_update_keeps_its_place_with_weight_zero():
         stops=StopRules(max_versions=1),
     )
     assert played.engine.model.params == 3.0
-    outcomes = [note for kind, note in zip(_kinds(played), played.sink.notes("outcome"), strict=True) if kind == "arrive"]
+    outcomes = [
+        note for kind, note in zip(_kinds(played), played.sink.notes("outcome"), strict=True) if kind == "arrive"
+    ]
     assert outcomes == [None, None, "rejected: non-finite", None, None]
     keys = [note for kind, note in zip(_kinds(played), played.sink.notes("bad_key"), strict=True) if kind == "arrive"]
     assert keys == [None, None, "params", None, None]
@@ -228,7 +228,9 @@ def test_started_rows_appear_only_where_a_wait_is_set():
 def test_a_loss_frees_its_place_and_takes_the_later_legs_with_it():
     """A job lost at 1.5 s has no computed row, its place is refilled then, and the strategy hears of it once."""
     played = play(
-        ScriptedTrips([2, 9], download=1, lost={(0, 0): (1.5, "crash")}), concurrency=1, stops=StopRules(max_ticks=3_000_000)
+        ScriptedTrips([2, 9], download=1, lost={(0, 0): (1.5, "crash")}),
+        concurrency=1,
+        stops=StopRules(max_ticks=3_000_000),
     )
     assert played.rows("lose") == [(1.5, "lose", 0, 0, 0, 0)]
     assert [(t, client) for t, _, client, *_ in played.rows("dispatch")] == [(0, 0), (1.5, 1)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -223,6 +224,46 @@ def test_asking_for_cuda_where_there_is_none_is_refused(monkeypatch: pytest.Monk
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(RefusedError, match='"auto"'):
         blob_task(device="cuda")
+
+
+class Witness(nn.Module):
+    """Notes threads and memory format of every pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.Conv2d(3, 4, 3)
+        self.notes: list[tuple[int, bool, bool]] = []
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Note, then score."""
+        formats = [x.is_contiguous(memory_format=torch.channels_last) for x in (inputs, self.convolution.weight)]
+        self.notes.append((torch.get_num_threads(), *formats))
+        return self.convolution(inputs).mean(dim=(2, 3))
+
+
+def test_threads_and_memory_format_are_the_same_everywhere() -> None:
+    """Training and evaluation run on the asked number of threads, colour images and weights channels last."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), np.uint8)
+    data = replace(
+        BLOBS,
+        train_images=pixels,
+        test_images=pixels,
+        train_labels=BLOBS.train_labels[:40],
+        test_labels=BLOBS.test_labels[:40],
+    )
+    threads = torch.get_num_threads() + 1
+    task = blob_task(
+        Witness,
+        dataset=replace(data, mean=(0.1, 0.2, 0.3), std=(1.0, 2.0, 4.0)),
+        parts=[range(40)] * 4,
+        threads=threads,
+    )
+    task.train(job_of(task.initial()), 2)
+    task.evaluate(task.initial())
+    assert isinstance(task.module, Witness)
+    assert task.module.notes == [(threads, True, True)] * 3
+    expected = (pixels[7, 2, 3] / 255 - [0.1, 0.2, 0.3]) / [1, 2, 4]
+    assert task.training.inputs[7, :, 2, 3].tolist() == pytest.approx(expected, abs=1e-6)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,190 @@
+"""The command line: ``desim-fl run | plan | verify | report | schema``.
+
+Exit codes: 0 all is well, 1 a run failed or a check found a difference, 2 what was asked cannot be done (with the
+place and the way out), 130 interrupted. Messages go to stderr; with ``--json`` stdout holds one JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from desim_fl import __version__
+from desim_fl.errors import DesimError, ScenarioError
+
+if TYPE_CHECKING:
+    from desim_fl.scenario import Scenario
+
+app = typer.Typer(
+    name="desim-fl",
+    help="Discrete-event simulation of asynchronous federated learning in virtual time.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ScenarioFile = Annotated[Path, typer.Argument(help="Scenario file (TOML).", show_default=False)]
+RunFolder = Annotated[Path, typer.Argument(help="Run directory.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override one key; repeatable.")
+]
+Seed = Annotated[int | None, typer.Option("--seed", help="Override run.seed.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Run directory to write; must be new or empty.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")]
+PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved scenario and stop.")]
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    *,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"desim-fl {__version__}")
+        raise typer.Exit
+    del context
+
+
+@app.command()
+def run(  # noqa: PLR0917  (typer makes options of them)
+    scenario: ScenarioFile,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    out: Out = None,
+    workers: Annotated[int | None, typer.Option("--workers", help="Override executor.workers.")] = None,
+    executor: Annotated[str | None, typer.Option("--executor", help="Override executor.name.")] = None,
+    device: Annotated[str | None, typer.Option("--device", help="Override executor.device.")] = None,
+    as_json: AsJson = False,  # noqa: FBT002
+    print_config: PrintConfig = False,  # noqa: FBT002
+) -> None:
+    """Train in virtual time and write a run directory with its report."""
+    flags = {"executor.workers": workers, "executor.name": executor, "executor.device": device}
+    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    loaded = _load(scenario, [*(overrides or []), *given], seed)
+    if print_config:
+        typer.echo(loaded.to_toml(), nl=False)
+        return
+    from desim_fl.progress import progress_bar  # noqa: PLC0415  (rich is not needed to print help)
+    from desim_fl.run import execute  # noqa: PLC0415
+
+    folder = out or _default_folder(loaded)
+    with progress_bar(loaded, quiet=as_json) as watch:
+        manifest = execute(loaded, folder, watch=watch)
+    if as_json:
+        _print_json(folder, manifest)
+    else:
+        from desim_fl.progress import say_result  # noqa: PLC0415
+
+        say_result(folder, manifest)
+
+
+@app.command()
+def plan(  # noqa: PLR0917
+    scenario: ScenarioFile,
+    overrides: Overrides = None,
+    seed: Seed = None,
+    out: Out = None,
+    as_json: AsJson = False,  # noqa: FBT002
+    print_config: PrintConfig = False,  # noqa: FBT002
+) -> None:
+    """Play the same timeline without training: staleness, participation, utilisation, bytes."""
+    loaded = _load(scenario, overrides or [], seed)
+    if print_config:
+        typer.echo(loaded.to_toml(), nl=False)
+        return
+    from desim_fl.run import execute  # noqa: PLC0415
+
+    manifest = execute(loaded, out, timing_only=True)
+    if as_json:
+        _print_json(out, manifest)
+    else:
+        from desim_fl.progress import say_plan  # noqa: PLC0415
+
+        say_plan(out, manifest)
+
+
+@app.command()
+def verify(
+    folder: RunFolder,
+    *,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Play the run again and compare every hash and table.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Re-check laws, staleness and hashes of a run directory from its files alone."""
+    from desim_fl.verify import verify as check  # noqa: PLC0415  (polars is not needed to print help)
+
+    problems = check(folder, rerun=rerun)
+    if as_json:
+        typer.echo(json.dumps({"run_dir": str(folder), "ok": not problems, "problems": problems}))
+    elif problems:
+        typer.echo("\n".join(problems), err=True)
+    else:
+        typer.echo(f"{folder}: laws, staleness and hashes hold" + ("; the rerun is identical" if rerun else ""))
+    if problems:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(folder: RunFolder) -> None:
+    """Write report.html of a run directory anew from its tables."""
+    from desim_fl import report as page  # noqa: PLC0415  (altair is not needed to print help)
+
+    typer.echo(str(page.write(folder)))
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of scenario files, for completion in editors."""
+    from desim_fl.scenario import schema as make  # noqa: PLC0415
+
+    typer.echo(json.dumps(make(), indent=2))
+
+
+def _load(path: Path, overrides: list[str], seed: int | None) -> Scenario:
+    from desim_fl.scenario import load  # noqa: PLC0415  (pydantic is not needed to print help)
+
+    return load(path, overrides, seed)
+
+
+def _default_folder(scenario: Scenario) -> Path:
+    from desim_fl.rundir import free_name  # noqa: PLC0415
+
+    return free_name(Path("reports"), scenario.name)
+
+
+def result(folder: Path | None, manifest: dict[str, Any]) -> dict[str, Any]:
+    """Return what ``--json`` prints: identity first, then the summary."""
+    return {
+        "run_dir": None if folder is None else str(folder),
+        "status": manifest["status"],
+        "timeline_sha256": manifest["timeline_sha256"],
+        "model_sha256": manifest["model_sha256"],
+        "partition_sha256": manifest["partition_sha256"],
+        "seed": manifest["seed"],
+        **manifest["summary"],
+    }
+
+
+def _print_json(folder: Path | None, manifest: dict[str, Any]) -> None:
+    typer.echo(json.dumps(result(folder, manifest), allow_nan=False))
+
+
+def main() -> None:
+    """Run the command line and exit with its code."""
+    try:
+        app()
+    except ScenarioError as error:
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except DesimError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("interrupted; what was computed is in the run directory", err=True)
+        sys.exit(130)

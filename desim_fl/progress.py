@@ -1,0 +1,122 @@
+"""What a person at a terminal sees: a progress bar while a run plays, and a few lines at its end."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from time import perf_counter  # for jobs a real second; never enters virtual time
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from desim_fl.run import Session
+    from desim_fl.scenario import Scenario
+
+_EVERY_S = 0.1
+
+
+def duration_text(seconds: float) -> str:
+    """Virtual seconds in the unit a person would choose."""
+    for unit, length in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds / length:,.1f} {unit}"
+    return f"{seconds:,.3g} s"
+
+
+def bytes_text(count: int) -> str:
+    """Bytes in decimal units."""
+    for unit, size in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= size:
+            return f"{count / size:,.1f} {unit}"
+    return f"{count} B"
+
+
+def share_done(session: Session) -> float:
+    """How far a run is, by the stop rule that is nearest."""
+    stops, engine = session.built.world.stops, session.engine
+    reached = (
+        (engine.now, stops.max_ticks),
+        (engine.model.version, stops.max_versions),
+        (engine.ledger.arrived, stops.max_updates),
+    )
+    return max((value / limit for value, limit in reached if limit), default=0.0)
+
+
+@contextmanager
+def progress_bar(scenario: Scenario, *, quiet: bool) -> Iterator[Callable[[Session], None] | None]:
+    """Show virtual time, version, updates, accuracy and jobs a second on stderr; nothing if ``quiet``."""
+    if quiet:
+        yield None
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(scenario.name, total=1.0, state="starting")
+        began, shown = perf_counter(), 0.0
+
+        def watch(session: Session) -> None:
+            nonlocal shown
+            now = perf_counter()
+            if now - shown >= _EVERY_S or session.engine.why is not None:
+                shown = now
+                bar.update(task, completed=share_done(session), state=_state(session, now - began))
+
+        yield watch
+
+
+def _state(session: Session, seconds: float) -> str:
+    engine = session.engine
+    accuracy, loss = session.last_score()
+    score = f"accuracy {accuracy:.1%}" if accuracy is not None else f"loss {loss:.4g}" if loss is not None else ""
+    return (
+        f"t {duration_text(engine.now / 1e6)}  version {engine.model.version}  updates {engine.ledger.arrived}  "
+        f"{score}  {engine.ledger.arrived / max(seconds, 1e-9):.0f} jobs/s"
+    )
+
+
+def say_result(folder: Path, manifest: dict[str, Any]) -> None:
+    """Print the outcome of a run and where its report lies."""
+    facts = manifest["summary"]
+    score = [f"{name} {facts[name]:.4g}" for name in ("accuracy", "loss") if facts[name] is not None]
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"{', '.join(score) or 'not scored'} after {duration_text(facts['virtual_time_s'])} of virtual time: "
+        f"{facts['updates']} updates received, {facts['versions']} versions, {facts['wall_s']:.1f} s of real time",
+        markup=False,
+    )
+    console.print(f"report: {folder / 'report.html'}", markup=False)
+
+
+def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
+    """Print the summary of a timeline."""
+    facts = manifest["summary"]
+    staleness, spread, legs = facts["staleness"], facts["updates_a_client"], facts["leg_s"]
+    rows = {
+        "virtual time": f"{duration_text(facts['virtual_time_s'])} ({facts['virtual_time_s']} s)",
+        "versions, updates received": f"{facts['versions']}, {facts['updates']}",
+        "rejected, lost, in flight": f"{facts['rejected']}, {facts['lost']}, {facts['in_flight']}",
+        "staleness": ", ".join(f"{name} {_number(staleness[name])}" for name in ("mean", "p50", "p99", "max")),
+        "updates a client": ", ".join(f"{name} {_number(value)}" for name, value in spread.items()),
+        "updates a virtual second": _number(facts["updates_a_second"]),
+        "utilisation of clients": "-" if facts["utilisation"] is None else f"{facts['utilisation']:.1%}",
+        "jobs in flight (time average)": _number(facts["mean_in_flight"]),
+        "client time by leg": ", ".join(f"{leg} {duration_text(seconds)}" for leg, seconds in legs.items()),
+        "bytes down, up": f"{bytes_text(facts['bytes_down'])}, {bytes_text(facts['bytes_up'])}",
+        "stopped by": facts["stop"],
+        "timeline_sha256": manifest["timeline_sha256"],
+    }
+    table = Table(show_header=False, box=None)
+    for name, value in rows.items():
+        table.add_row(name, str(value))
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(table)
+    if folder is not None:
+        console.print(f"report: {folder / 'report.html'}", markup=False)
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"

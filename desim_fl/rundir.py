@@ -1,0 +1,164 @@
+"""The run directory: what a run leaves behind, written so that nothing half-done ever bears a final name."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from desim_fl.errors import RunDirectoryError
+from desim_fl.usage import Account
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from desim_fl.build import Built
+    from desim_fl.evaluation import Evaluation
+    from desim_fl.usage import Usage
+
+MANIFEST = "manifest.json"
+MODEL_METADATA = {"format": "pt"}  # constant, so that the bytes depend on the tensors alone
+
+METRICS_SCHEMA: dict[str, Any] = {
+    "ticks": pl.Int64,
+    "time_s": pl.Float64,
+    "version": pl.Int64,
+    "updates": pl.Int64,
+    "split": pl.String,
+    "loss": pl.Float64,
+    "accuracy": pl.Float64,
+    "examples": pl.Int64,
+}
+CLIENTS_SCHEMA: dict[str, Any] = {
+    "client": pl.Int64,
+    "key": pl.Int64,
+    "name": pl.String,
+    "examples": pl.Int64,
+    "class_counts": pl.List(pl.Int64),
+    **dict.fromkeys(("device_factor", "seconds_per_step", "down_mbps", "up_mbps", "latency_s"), pl.Float64),
+    **dict.fromkeys(("dispatches", "arrivals", "steps"), pl.Int64),
+    **dict.fromkeys(("busy_s", "download_s", "wait_s", "compute_s", "upload_s"), pl.Float64),
+    **dict.fromkeys(("bytes_down", "bytes_up"), pl.Int64),
+}
+WALL_SCHEMA: dict[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
+
+
+def claim(folder: Path) -> Path:
+    """Make a new run directory; raises ``RunDirectoryError`` where something stands there already."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise RunDirectoryError(f"{folder} exists already and is not empty; give another --out, or remove it first")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / ".writing").write_bytes(b"")
+        (folder / ".writing").unlink()
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write to {folder}: {error}; give another --out") from error
+    return folder
+
+
+def free_name(parent: Path, name: str) -> Path:
+    """Find the first of ``name``, ``name-2``, ``name-3``, ... that is not taken in ``parent``."""
+    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name)[:100].strip("-") or "run"
+    number = 1
+    while (parent / (safe if number == 1 else f"{safe}-{number}")).exists():
+        number += 1
+    return parent / (safe if number == 1 else f"{safe}-{number}")
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write aside, flush to the disk, then rename: the final name always holds a whole file."""
+    aside = path.with_name(path.name + ".partial")
+    with aside.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def write_table(path: Path, table: pl.DataFrame) -> None:
+    """Write a Parquet table whole or not at all."""
+    aside = path.with_name(path.name + ".partial")
+    table.write_parquet(aside, compression="zstd")
+    aside.replace(path)
+
+
+def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
+    """Write the manifest as strict JSON; NaN is an error here, so callers null it."""
+    write_bytes(folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Read a run's manifest; raises ``RunDirectoryError`` where there is none, or not a whole one."""
+    try:
+        found = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError) as error:
+        raise RunDirectoryError(f"{folder} is not a run directory: {MANIFEST} cannot be read ({error})") from error
+    if not isinstance(found, dict):
+        raise RunDirectoryError(f"{folder / MANIFEST} holds no table")
+    return found
+
+
+def metrics(evaluations: Sequence[Evaluation]) -> pl.DataFrame:
+    """Make the table ``metrics``: one row an evaluation and split."""
+    rows = [
+        (e.ticks, e.ticks / 1e6, e.version, e.updates, score.split, score.loss, score.accuracy, score.examples)
+        for e in evaluations
+        for score in e.scores
+    ]
+    return pl.DataFrame(rows, schema=METRICS_SCHEMA, orient="row")
+
+
+def clients(built: Built, usage: Usage) -> pl.DataFrame:
+    """Make the table ``clients``: constants and totals, one row a client."""
+    people, trips, links = built.population, built.trips, built.trips.links
+    count = len(people)
+    accounts = [usage.accounts.get(client, Account()) for client in range(count)]
+    seconds = {
+        f"{leg}_s": [getattr(account.legs, leg) / 1e6 for account in accounts]
+        for leg in ("download", "wait", "compute", "upload")
+    }
+    columns: dict[str, Any] = {
+        "client": range(count),
+        "key": list(people.keys),
+        "name": [people.name(client) for client in range(count)],
+        "examples": list(people.sizes),
+        "class_counts": [None] * count if people.class_counts is None else people.class_counts.tolist(),
+        "device_factor": trips.device_factor,
+        "seconds_per_step": [trips.seconds_per_step * factor for factor in trips.device_factor],
+        "down_mbps": [None] * count if links.down_mbps is None else links.down_mbps,
+        "up_mbps": [None] * count if links.up_mbps is None else links.up_mbps,
+        "latency_s": links.latency_s,
+        "busy_s": [sum(account.legs) / 1e6 for account in accounts],
+        **seconds,
+        **{
+            name: [getattr(account, name) for account in accounts]
+            for name in ("dispatches", "arrivals", "steps", "bytes_down", "bytes_up")
+        },
+    }
+    return pl.DataFrame([pl.Series(name, columns[name], dtype=dtype) for name, dtype in CLIENTS_SCHEMA.items()])
+
+
+def partition(built: Built) -> pl.DataFrame:
+    """Make the table ``partition``: which training sample belongs to which client."""
+    owners = [client for client, part in enumerate(built.population.parts) for _ in range(len(part))]
+    indices = [index for part in built.population.parts for index in part.tolist()]
+    return pl.DataFrame({"client": owners, "index": indices}, schema={"client": pl.Int64, "index": pl.Int64})
+
+
+def save_model(folder: Path, tensors: Mapping[str, Any]) -> str:
+    """Write ``model.safetensors`` and return its sha256."""
+    from safetensors.numpy import save  # noqa: PLC0415  (only runs that train need it)
+
+    content = save(dict(tensors), metadata=MODEL_METADATA)
+    write_bytes(folder / "model.safetensors", content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Hash a file's content."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,137 @@
+"""Check a run directory: its laws from the event log alone, its hashes, and, if asked, the same run again."""
+
+from __future__ import annotations
+
+import tempfile
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from desim_fl import eventlog, rundir
+from desim_fl.errors import RunDirectoryError
+from desim_fl.laws import Audit, Row
+from desim_fl.run import FINISHED, execute
+from desim_fl.scenario import load
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_FIELDS = list(Row._fields)
+_MOST = 20
+
+
+def verify(folder: Path, *, rerun: bool = False) -> list[str]:
+    """Return what is wrong with a run directory, the first difference first; an empty list = all is well.
+
+    Raises ``RunDirectoryError`` where there is no run directory to check.
+    """
+    manifest = rundir.read_manifest(folder)
+    events = _events(folder)
+    found = list(islice(_problems(folder, manifest, events), _MOST))
+    if rerun and not found:
+        found = list(islice(_differences(folder, manifest, events), _MOST))
+    return found
+
+
+def _events(folder: Path) -> pl.DataFrame:
+    try:
+        return eventlog.read(folder / "events").collect()
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise RunDirectoryError(f"{folder}/events cannot be read: {error}") from error
+
+
+def _problems(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
+    if dict(events.schema) != eventlog.schema():
+        yield "the table events does not have the schema that this version writes"
+        return
+    concurrency = _concurrency(folder)
+    audit = Audit(concurrency)
+    rows = (Row(*values) for values in events.select(_FIELDS).cast({"kind": pl.String}).iter_rows())
+    yield from audit.problems(rows)
+    yield from _endings(manifest, audit)
+    summary = manifest.get("summary", {})
+    for name, value in audit.totals().items():
+        if summary.get(name) != value:
+            yield f"the manifest says {name} = {summary.get(name)}, the event log {value}"
+    yield from _hashes(folder, manifest, events)
+    yield from _clients(folder, summary, events)
+
+
+def _concurrency(folder: Path) -> int | None:
+    """Read the bound on jobs in flight, where the strategy leaves dispatch to the engine."""
+    scenario = load(folder / "scenario.toml")
+    return scenario.run.concurrency if scenario.strategy.name in {"fedasync", "fedbuff"} else None
+
+
+def _endings(manifest: dict[str, Any], audit: Audit) -> Iterator[str]:
+    finished = manifest.get("status") == FINISHED
+    if finished and (audit.last is None or audit.last.kind != "stop"):
+        yield "the run is finished, but its last row is no stop"
+    reached = manifest.get("summary", {}).get("virtual_time_s")
+    if finished and audit.last is not None and reached != audit.ticks / 1e6:
+        yield f"the manifest says virtual_time_s = {reached}, the stop row {audit.ticks / 1e6}"
+
+
+def _hashes(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
+    found = {"timeline_sha256": eventlog.timeline_sha256(events)}
+    if manifest.get("model_sha256") is not None:
+        model = folder / "model.safetensors"
+        found["model_sha256"] = rundir.file_sha256(model) if model.exists() else "(no such file)"
+    found["scenario_sha256"] = load(folder / "scenario.toml").sha256()
+    for name, value in found.items():
+        if manifest.get(name) != value:
+            yield f"{name}: the manifest says {manifest.get(name)}, the files give {value}"
+
+
+def _clients(folder: Path, summary: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
+    """Compare each client's totals, and all bytes, with what the log adds up to."""
+    table = pl.read_parquet(folder / "clients.parquet")
+    counted = (
+        events.filter(pl.col("client") >= 0)
+        .group_by("client")
+        .agg(
+            dispatches=(pl.col("kind") == "dispatch").sum().cast(pl.Int64),
+            arrivals=(pl.col("kind") == "arrive").sum().cast(pl.Int64),
+            bytes_down=pl.col("bytes").filter(pl.col("kind") == "dispatch").sum(),
+            bytes_up=pl.col("bytes").filter(pl.col("kind") == "arrive").sum(),
+        )
+    )
+    names = ["dispatches", "arrivals", "bytes_down", "bytes_up"]
+    joined = table.select("client", *names).join(counted, on="client", how="left", suffix="_log").sort("client")
+    for name in names:
+        wrong = joined.filter(pl.col(name) != pl.col(f"{name}_log").fill_null(0))
+        for row in wrong.head(1).iter_rows(named=True):
+            yield f"client {row['client']}: the table says {name} = {row[name]}, the event log {row[f'{name}_log'] or 0}"
+    for name in ("bytes_down", "bytes_up"):
+        if summary.get(name) != table[name].sum():
+            yield f"the manifest says {name} = {summary.get(name)}, the clients add up to {table[name].sum()}"
+
+
+def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
+    """Play the resolved scenario again and compare everything but wall facts."""
+    scenario = load(folder / "scenario.toml")
+    with tempfile.TemporaryDirectory() as space:
+        again = Path(space) / "again"
+        fresh = execute(scenario, again, timing_only=bool(manifest.get("timing_only")))
+        for name in ("partition_sha256", "timeline_sha256", "model_sha256"):
+            if manifest.get(name) != fresh[name]:
+                yield f"{name}: this run has {manifest.get(name)}, the rerun {fresh[name]}"
+        yield from _first_difference("events", events, _events(again))
+        for name in ("metrics", "clients", "partition"):
+            before, after = (pl.read_parquet(place / f"{name}.parquet") for place in (folder, again))
+            yield from _first_difference(name, before, after)
+
+
+def _first_difference(name: str, before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
+    if before.equals(after, null_equal=True):
+        return
+    for number, (left, right) in enumerate(zip(before.iter_rows(named=True), after.iter_rows(named=True), strict=False)):
+        changed = {key: (left[key], right.get(key)) for key in left if repr(left[key]) != repr(right.get(key))}
+        if changed:
+            what = ", ".join(f"{key} = {old!r} became {new!r}" for key, (old, new) in changed.items())
+            yield f"table {name}, row {number}: {what}"
+            return
+    if len(before) != len(after):
+        yield f"table {name}: {len(before)} rows became {len(after)}"
