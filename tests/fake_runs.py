@@ -132,7 +132,9 @@ class _World:
         tail = {"loss": float("nan") if wild else loss, "outcome": "rejected: non-finite" if wild else None}
         tail = tail if self.made.trained else {"loss": None, "outcome": None}
         known = {**me, "version": self.version, "staleness": staleness}
-        self.log.add(ticks, "arrive", **known, weight=(1 + staleness) ** -0.5, bytes=203_560, steps=20, examples=200, **tail)
+        self.log.add(
+            ticks, "arrive", **known, weight=(1 + staleness) ** -0.5, bytes=203_560, steps=20, examples=200, **tail
+        )
         if self.made.max_staleness is not None and staleness > self.made.max_staleness:
             self.log.add(ticks, "reject", **known, reason="staler than max_staleness")
             return
@@ -153,7 +155,14 @@ class _World:
                 self.arrive(ticks, me)
             else:
                 staleness = self.version - self.base[me["job"]] if kind == "lose" else -1
-                self.log.add(ticks, kind, **me, version=self.version, staleness=staleness, reason="dropped" if kind == "lose" else None)
+                self.log.add(
+                    ticks,
+                    kind,
+                    **me,
+                    version=self.version,
+                    staleness=staleness,
+                    reason="dropped" if kind == "lose" else None,
+                )
             if kind in ("arrive", "lose"):
                 idle.append(me["client"])
                 self.dispatch(ticks, idle.pop(self.chance.randrange(len(idle))))

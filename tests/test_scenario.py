@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from desim_fl import durations
 from desim_fl.errors import ScenarioError
 from desim_fl.scenario import Clients, Constant, Lognormal, Run, Scenario, load
 
@@ -178,6 +179,46 @@ def test_a_bare_number_is_a_constant_law(read):
     assert short.clients.wait_s == Constant(value=3.0)
     assert short == long
     assert short.sha256() == long.sha256()
+
+
+@pytest.mark.parametrize(
+    ("law", "expected"),
+    [
+        ("2", {"law": "constant", "value": 2.0}),
+        ('{law="constant", value=2, cap=3}', {"law": "constant", "value": 2.0}),
+        ('{law="zipf", exponent=1.7, cap=60}', {"law": "zipf", "exponent": 1.7, "scale": 1.0, "cap": 60}),
+        ('{law="half_normal", sd=1}', {"law": "half_normal", "sd": 1.0, "min": 0.0}),
+        (
+            '{law="pareto", alpha=1, scale=2, cap=30}',
+            {"law": "pareto", "alpha": 1.0, "scale": 2.0, "cap": 30.0},
+        ),
+    ],
+)
+def test_a_law_hands_on_its_parameters(read, law, expected):
+    """Name and parameters, defaults included, are what the sampler of that name is made from."""
+    wait = read(SMALL, f"clients.wait_s={law}").clients.wait_s
+    assert wait.parameters() == expected
+    sampler = durations.build(**wait.parameters())
+    assert 0 <= sampler.at(0.5) < float("inf")
+
+
+@pytest.mark.parametrize("u", [0.5 / 2**32, 1 - 0.5 / 2**32])
+@pytest.mark.parametrize(
+    "law",
+    [
+        '{law="lognormal", median=1e12, sigma=50}',
+        '{law="pareto", alpha=0.05, scale=1e12, cap=1e12}',
+        '{law="lomax", alpha=0.05, scale=1e12, cap=1e12}',
+        '{law="exponential", mean=1e12}',
+        '{law="half_normal", sd=1e12, min=1e12}',
+        '{law="zipf", exponent=1.0001, scale=1e12, cap=10}',
+        '{law="zipf", exponent=100, cap=10}',
+    ],
+)
+def test_the_most_extreme_laws_still_draw_finite_numbers(read, law, u):
+    """At the ends of the parameter ranges, the smallest and largest draws are finite and not negative."""
+    wait = read(SMALL, f"clients.wait_s={law}").clients.wait_s
+    assert 0 <= durations.build(**wait.parameters()).at(u) < float("inf")
 
 
 def test_a_whole_number_serves_where_a_float_is_wanted(read):

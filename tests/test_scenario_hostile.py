@@ -101,9 +101,32 @@ def test_deep_tables_and_lists_are_refused_with_their_line(tmp_path):
     deep = "[" * 60 + "]" * 60
     expected = "model is nested deeper than 32 levels"
     assert refused(tmp_path, GOOD + f"[model]\nname = 'a:b'\nargs.x = {deep}".encode()) == f"bad.toml:5: {expected}"
-    assert refused(tmp_path, GOOD + b"[" + b".".join([b"model"] * 2000) + b"]") == f"bad.toml:5: {expected}"
+    assert refused(tmp_path, GOOD + b"[" + b".".join([b"model"] * 40) + b"]") == f"bad.toml:5: {expected}"
     assert refused(tmp_path, GOOD, "model.name=a:b", f"model.args.x={deep}").endswith(f": {expected}")
+    assert " is not a key; " in refused(tmp_path, GOOD, ".".join(["model"] * 40) + "=1")
     assert refused(tmp_path, GOOD, "model.args=" + "[" * 90_000).endswith("is not a TOML value: nested too deep")
+
+
+@pytest.mark.parametrize("key", ["a.", '"a" . ', "'' .", "a1-b_\t.\t"])
+@pytest.mark.parametrize("around", ["[{}b]", "{}b = 1", "x = {{ {}b = 1 }}"])
+def test_a_key_without_end_is_refused_before_it_is_parsed(tmp_path, key, around):
+    """Dotted keys of any spelling that fill the file are answered within seconds."""
+    endless = around.format(key * (900_000 // len(key)))
+    start = time.perf_counter()
+    assert refused(tmp_path, GOOD + endless.encode()) == "bad.toml:5: a dotted key is nested too deep"
+    assert time.perf_counter() - start < 10
+
+
+@pytest.mark.parametrize(
+    "filler", ["a" * 1_000_000, "'" * 100_000, '"' * 100_000, "a . " * 60 + " " * 900_000, "a.b " * 200_000]
+)
+def test_looking_for_endless_keys_is_quick(tmp_path, filler):
+    """Text that only looks like the beginning of such keys is not slow to read."""
+    path = tmp_path / "comment.toml"
+    path.write_text(f"# {filler}\n{GOOD.decode()}", encoding="utf-8")
+    start = time.perf_counter()
+    assert load(path).clients.count == 4
+    assert time.perf_counter() - start < 10
 
 
 def test_arguments_of_custom_parts_end_at_sixteen_levels(tmp_path):

@@ -39,7 +39,7 @@ laws = st.one_of(
     law(law=st.just("half_normal"), sd=positive, min=amount),
     law(law=st.just("pareto"), alpha=st.floats(1.001, 5), scale=positive),
     law(law=st.just("lomax"), alpha=st.floats(1.001, 5), scale=positive),
-    table({"law": st.just("zipf"), "exponent": st.floats(0, 4), "cap": count}, scale=positive),
+    table({"law": st.just("zipf"), "exponent": st.floats(1.01, 4), "cap": count}, scale=positive),
 )
 arguments = st.dictionaries(
     text,

@@ -20,7 +20,7 @@ _ENDS = ["lost", "cancelled", "rejected"]
 
 
 def sampled(shown: Sample) -> str:
-    """A sentence that says which clients are shown, empty where all are."""
+    """Return a sentence that says which clients are shown, empty where all are."""
     if shown.whole:
         return ""
     return f" Shown: {shown.names.height} of {formats.count(shown.total)} clients, evenly spread."
@@ -35,7 +35,7 @@ def timeline(view: Timeline, shown: Sample, end_s: float) -> Figure:
     heading = "What each client did when"
     if view.legs.is_empty():
         return Figure("timeline", heading, "No job was dispatched.", wide=True)
-    brush = alt.selection_interval(name="window", encodings=["x"])
+    brush = alt.selection_interval(name="zoom", encodings=["x"])
     unit = view.unit
     title = f"Virtual time ({unit.name})"
     limit = view.end / 1e6 / unit.seconds
@@ -49,11 +49,16 @@ def timeline(view: Timeline, shown: Sample, end_s: float) -> Figure:
         .add_params(brush)
     )
     x = alt.X("start:Q", title=title, scale=alt.Scale(domain=brush, nice=False))
-    gantt = alt.layer(_legs(x, shown), _ends(title, shown), height=text_height(shown.names.height), name="gantt")
+    gantt = alt.layer(_legs(x, shown), _ends(title, brush, shown), height=text_height(shown.names.height), name="gantt")
     window = (
         ""
         if view.whole
         else f" The window is the first {formats.duration(view.end / 1e6)} of {formats.duration(end_s)}."
+    )
+    marks = (
+        " A cross marks a lost job, a triangle a cancelled, a diamond a rejected one."
+        if view.legs["ended"].count()
+        else ""
     )
     headings = {
         "label": "Client",
@@ -67,7 +72,7 @@ def timeline(view: Timeline, shown: Sample, end_s: float) -> Figure:
     return Figure(
         "timeline",
         heading,
-        "Each bar is one leg of one job." + sampled(shown) + window,
+        "Each bar is one leg of one job." + marks + sampled(shown) + window,
         alt.vconcat(flying, gantt, spacing=22),
         {
             "legs": Numbers("Legs of jobs", view.legs, headings),
@@ -93,7 +98,7 @@ def _legs(x: alt.X, shown: Sample) -> alt.Chart:
     return chart.encode(x=x, x2="stop:Q", y=_clients(shown), color=colour, tooltip=tooltip)
 
 
-def _ends(title: str, shown: Sample) -> alt.Chart:
+def _ends(title: str, brush: alt.Parameter, shown: Sample) -> alt.Chart:
     """Crosses where a job was lost, cancelled or turned away."""
     shape = alt.Shape("ended:N", title=None, scale=alt.Scale(domain=_ENDS, range=["cross", "triangle-down", "diamond"]))
     chart = (
@@ -102,7 +107,7 @@ def _ends(title: str, shown: Sample) -> alt.Chart:
         .mark_point(style="end-mark", clip=True, size=60)
     )
     return chart.encode(
-        x=alt.X("stop:Q", title=title),
+        x=alt.X("stop:Q", title=title, scale=alt.Scale(domain=brush, nice=False)),
         y=_clients(shown),
         shape=shape.legend(None),
         tooltip=[

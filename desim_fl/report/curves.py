@@ -80,7 +80,7 @@ def away(returned: pl.DataFrame, unit: formats.TimeUnit) -> tuple[pl.DataFrame, 
 
 
 def marks(values: pl.Series, top: int) -> pl.DataFrame:
-    """The median, 99th percentile and maximum as labelled marks above bars of height ``top``."""
+    """Return the median, 99th percentile and maximum as labelled marks above bars of height ``top``."""
     found = {"median": thinning.quantile(values, 0.5), "p99": thinning.quantile(values, 0.99)}
     found["max"] = float(values.sort()[-1])
     middle = found["max"] / 2
@@ -99,7 +99,7 @@ def marks(values: pl.Series, top: int) -> pl.DataFrame:
 
 
 def by_staleness(jobs: pl.DataFrame, value: str) -> pl.DataFrame:
-    """A value of each update against its staleness: ``staleness, least, mean, greatest, updates``, thinned."""
+    """Return a value of each update against its staleness: ``staleness, least, mean, greatest, updates``, thinned."""
     known = jobs.filter(pl.col(value).is_finite() & (pl.col("staleness") >= 0))
     column = pl.col(value)
     grouped = known.group_by("staleness").agg(

@@ -58,9 +58,16 @@ class Facts(NamedTuple):
         """Virtual seconds from the start to the end."""
         return self.end / TICKS_PER_SECOND
 
+    @property
+    def state(self) -> str:
+        """The status in one word, for the head of the page."""
+        if self.planned:
+            return "plan"
+        return "diverged" if self.diverged and self.status == "finished" else self.status
+
 
 def scenario(run: Run) -> dict[str, Any]:
-    """The scenario as stored; empty where it is not TOML."""
+    """Return the scenario as stored; empty where it is not TOML."""
     try:
         return tomllib.loads(run.scenario)
     except tomllib.TOMLDecodeError:
@@ -121,7 +128,7 @@ def _fates(jobs: pl.DataFrame) -> dict[str, int]:
 
 
 def _applied(run: Run) -> int:
-    """Updates that went into a publish: those not turned away before the last one, unless the run counted itself."""
+    """Return updates that went into a publish: those not turned away before the last one, unless the run counted itself."""
     counted = run.summary.get("applied")
     if isinstance(counted, int):
         return counted
@@ -139,7 +146,7 @@ def _evaluation(row: pl.DataFrame) -> Evaluation | None:
 
 
 def _best(test: pl.DataFrame) -> pl.DataFrame:
-    """The evaluation with the highest accuracy, or the lowest loss where there is no accuracy."""
+    """Return the evaluation with the highest accuracy, or the lowest loss where there is no accuracy."""
     known = test.filter(pl.col("accuracy").is_finite())
     if known.is_empty():
         return test.filter(pl.col("loss").is_finite()).sort("loss", maintain_order=True).head(1)

@@ -37,7 +37,7 @@ class Figure:
     wide: bool = False
 
     def spec(self) -> dict[str, Any]:
-        """The specification, without its data; validated against the schema of Vega-Lite."""
+        """Return the specification, without its data; validated against the schema of Vega-Lite."""
         assert self.chart is not None
         spec = self.chart.to_dict()
         spec.pop("config", None)
@@ -45,7 +45,7 @@ class Figure:
 
 
 def named(name: str) -> alt.NamedData:
-    """Data that the page hands to the chart under this name."""
+    """Return data that the page hands to the chart under this name."""
     return alt.NamedData(name=name)
 
 

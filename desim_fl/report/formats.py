@@ -19,7 +19,7 @@ class TimeUnit(NamedTuple):
 
 
 def time_unit(longest_s: float) -> TimeUnit:
-    """The unit in which times up to ``longest_s`` seconds are read best."""
+    """Return the unit in which times up to ``longest_s`` seconds are read best."""
     if longest_s < 0.1:  # noqa: PLR2004  (a tenth of a second still reads well as 0.1 s)
         return TimeUnit("ms", 0.001)
     for limit, name, seconds in ((180, "s", 1), (3 * 3600, "min", 60), (3 * 86_400, "h", 3600)):
@@ -29,7 +29,7 @@ def time_unit(longest_s: float) -> TimeUnit:
 
 
 def number(value: float | None, digits: int = 4) -> str:
-    """A measured value with ``digits`` significant digits; a dash where there is none."""
+    """Return a measured value with ``digits`` significant digits; a dash where there is none."""
     if value is None:
         return "\N{EN DASH}"
     if not math.isfinite(value):
@@ -41,17 +41,17 @@ def number(value: float | None, digits: int = 4) -> str:
 
 
 def count(value: int | None) -> str:
-    """A whole number with separators; a dash where there is none."""
+    """Return a whole number with separators; a dash where there is none."""
     return "\N{EN DASH}" if value is None else f"{value:,}"
 
 
 def many(value: int, noun: str) -> str:
-    """A count with its noun: ``1 update``, ``2,000 updates``."""
+    """Return a count with its noun: ``1 update``, ``2,000 updates``."""
     return f"{count(value)} {noun}" if value == 1 else f"{count(value)} {noun}s"
 
 
 def percent(share: float | None) -> str:
-    """A share as a percentage, exact where the exact value is short."""
+    """Return a share as a percentage, exact where the exact value is short."""
     if share is None:
         return "\N{EN DASH}"
     if not math.isfinite(share):

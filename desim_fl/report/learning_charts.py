@@ -83,19 +83,17 @@ def _scale(values: pl.Series) -> alt.Scale:
     return alt.Scale(type="log", nice=False) if curves.wants_log(values) else alt.Scale(zero=False)
 
 
-def _panel(
-    measure: str, frame: pl.DataFrame, axis: Axis, diverged: curves.Divergence | None
-) -> Any:
+def _panel(measure: str, frame: pl.DataFrame, axis: Axis, diverged: curves.Divergence | None) -> Any:
     share = measure == "accuracy"
-    form = {"format": ".0%" if frame[measure].max() != frame[measure].min() else "%"} if share else {}
+    ticks = alt.Axis(tickCount=5, format=".3~%") if share else alt.Axis(tickCount=5)
     x = alt.X(f"{axis.field}:Q", title=axis.title if not share else None, scale=alt.Scale(nice=False, zero=True))
-    y = alt.Y(
-        f"{measure}:Q", title=measure.capitalize(), scale=_scale(frame[measure]), axis=alt.Axis(tickCount=5, **form)
-    )
+    y = alt.Y(f"{measure}:Q", title=measure.capitalize(), scale=_scale(frame[measure]), axis=ticks)
     colour = alt.Color("part:N", title=None, scale=alt.Scale(domain=_SPLITS), legend=_legend(frame))
     base = alt.Chart().encode(x=x)
     near = {"param": _hover(axis), "empty": False}
-    dash = alt.StrokeDash("part:N", scale=alt.Scale(domain=_SPLITS, range=[[1, 0], [5, 3]]), title=None, legend=_legend(frame))
+    dash = alt.StrokeDash(
+        "part:N", scale=alt.Scale(domain=_SPLITS, range=[[1, 0], [5, 3]]), title=None, legend=_legend(frame)
+    )
     line = base.mark_line(clip=True).encode(y=y, color=colour, strokeDash=dash)
     few = frame.height <= _FEW
     points = base.mark_point(filled=True, size=30 if few else 60).encode(
@@ -103,7 +101,7 @@ def _panel(
         color=colour,
         opacity={"condition": {**near, "value": 1}, "value": 1 if few else 0},
         tooltip=[
-            alt.Tooltip("part:N", title="Part"),
+            # No name of the part here: with a nearest-point rule Vega-Lite shows texts as "undefined" (6.4).
             alt.Tooltip(f"{axis.field}:Q", title=axis.title, format=",.4~g" if axis.field == "time" else ",d"),
             alt.Tooltip("version:Q", title="Version"),
             alt.Tooltip(f"{measure}:Q", title=measure.capitalize(), format=".2%" if share else ".4~g"),
@@ -111,7 +109,7 @@ def _panel(
     )
     rule = base.mark_rule(style="hover-line").encode(opacity={"condition": {**near, "value": 0.8}, "value": 0})
     watched = points.properties(name=f"{measure}_{axis.field}")
-    alarms = _alarm(diverged, axis) if diverged else []
+    alarms = _alarm(diverged, frame, axis, worded=not share) if diverged else []
     return alt.layer(rule, line, watched, *alarms, height=170)
 
 
@@ -119,12 +117,20 @@ def _legend(frame: pl.DataFrame) -> alt.Legend | None:
     return alt.Legend(symbolType="stroke") if frame["part"].n_unique() > 1 else None
 
 
-def _alarm(diverged: curves.Divergence, axis: Axis) -> list[alt.Chart]:
-    """A rule where the loss stopped being finite; its place comes with the table ``divergence``."""
+def _alarm(diverged: curves.Divergence, frame: pl.DataFrame, axis: Axis, *, worded: bool) -> list[alt.Chart]:
+    """Return a rule where the loss stopped being finite; its place comes with the table ``divergence``."""
     base = alt.Chart(named("divergence")).encode(x=alt.X(f"{axis.field}:Q"))
-    words = f"diverged at version {diverged.version}"
-    note = base.mark_text(style="alarm", align="right", dx=-6, text=words).encode(y=alt.value(8))
-    return [base.mark_rule(style="alarm-line"), note]
+    rule = base.mark_rule(style="alarm-line")
+    if not worded:
+        return [rule]
+    early = frame.filter(pl.col("version") < diverged.version).height * 2 < frame.height
+    note = base.mark_text(
+        style="alarm",
+        align="left" if early else "right",
+        dx=6 if early else -6,
+        text=f"diverged at version {diverged.version}",
+    )
+    return [rule, note.encode(y=alt.value(8))]
 
 
 def local_loss(frame: pl.DataFrame, unit: TimeUnit) -> Figure:

@@ -17,12 +17,13 @@ import vl_convert
 from markupsafe import Markup
 
 from desim_fl.report import facts, provenance, rooms, story, theme
-from desim_fl.report.figures import Figure, Numbers
 from desim_fl.report.reading import read
 from desim_fl.report.trips import trips
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from desim_fl.report.figures import Figure, Numbers
 
 _HERE = Path(__file__).parent
 _MAIN = "learning-time"  # the chart that readers without scripts see as a picture
@@ -91,7 +92,7 @@ def _template() -> jinja2.Template:
 @cache
 def bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, in the version that Altair writes for."""
-    return vl_convert.javascript_bundle(vl_version=_vega_lite())
+    return vl_convert.javascript_bundle(None, vl_version=_vega_lite())
 
 
 def _vega_lite() -> str:
@@ -106,7 +107,7 @@ def _trusted(text: str) -> Markup:
 
 
 def _policy(scripts: Sequence[str], style: str) -> str:
-    """A content policy under which only these scripts and this style run, and nothing is ever fetched."""
+    """Return a content policy under which only these scripts and this style run, and nothing is ever fetched."""
     return (
         f"default-src 'none'; script-src {' '.join(map(_hash, scripts))}; style-src {_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
@@ -129,7 +130,7 @@ def _payload(figures: Iterable[Figure]) -> dict[str, Any]:
 
 
 def _shown(figure: Figure, figures: Sequence[Figure]) -> Shown:
-    """A figure with its tables; a table that two figures share stands below the first."""
+    """Return a figure with its tables; a table that two figures share stands below the first."""
     first = next(other for other in figures if set(other.numbers) & set(figure.numbers)) if figure.numbers else figure
     tables = [_table(numbers) for numbers in figure.numbers.values() if numbers.headings] if first is figure else []
     picture = _picture(figure) if figure.id == _MAIN and figure.chart is not None else None
@@ -149,18 +150,28 @@ def _text(name: str, dtype: pl.DataType) -> pl.Expr:
 
 
 def _picture(figure: Figure) -> str:
-    """The figure in light colours as an SVG in a data address, which needs no permission of the content policy."""
+    """Return the figure in light colours as an SVG in a data address, which needs no permission of the content policy."""
     spec = figure.spec() | {
         "datasets": {name: numbers.frame.to_dicts() for name, numbers in figure.numbers.items()},
         "config": theme.config(theme.LIGHT) | {"background": "white"},
         "padding": 12,
     }
-    svg = vl_convert.vegalite_to_svg(_sized(spec), vl_version=_vega_lite())
+    svg = vl_convert.vegalite_to_svg(_still(spec), vl_version=_vega_lite())
     return "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode()
 
 
-def _sized(spec: dict[str, Any]) -> dict[str, Any]:
-    return spec | {"vconcat": [panel | {"width": 560} for panel in spec["vconcat"]]}
+def _still(spec: dict[str, Any]) -> dict[str, Any]:
+    """Lines alone, without what only answers to a pointer, at a fixed width."""
+    panels = [
+        panel
+        | {"width": 560, "layer": [layer for layer in panel["layer"] if "name" not in layer and not _waits(layer)]}
+        for panel in spec["vconcat"]
+    ]
+    return {key: value for key, value in spec.items() if key != "params"} | {"vconcat": panels}
+
+
+def _waits(layer: dict[str, Any]) -> bool:
+    return layer["mark"].get("style") == "hover-line"
 
 
 def _replace(path: Path, text: str) -> Path:

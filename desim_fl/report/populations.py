@@ -33,7 +33,7 @@ class Sample(NamedTuple):
         return self.names.height == self.total
 
     def of(self, frame: pl.DataFrame) -> pl.DataFrame:
-        """The rows of shown clients, with their labels, in the frame's order."""
+        """Return the rows of shown clients, with their labels, in the frame's order."""
         return frame.join(self.names, on="client", how="inner", maintain_order="left")
 
 
@@ -56,7 +56,7 @@ class Timeline(NamedTuple):
 
 
 def timeline(jobs: pl.DataFrame, shown: Sample, end: int) -> Timeline:
-    """The window from the start that holds as many legs as a chart can show."""
+    """Return the window from the start that holds as many legs as a chart can show."""
     rows = trips.legs(jobs.filter(pl.col("client").is_in(shown.names["client"].implode())), end)
     whole = rows.height <= _BARS
     limit = end if whole else max(1, int(rows["start"][_BARS]))

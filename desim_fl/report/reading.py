@@ -139,7 +139,7 @@ def _collect(pattern: Path, place: Path, schema: Mapping[str, Any]) -> pl.DataFr
 
 
 def _labels(clients: pl.DataFrame) -> pl.Series:
-    """What a client is called in charts: its name, made unique, or its number."""
+    """Return what a client is called in charts: its name, made unique, or its number."""
     given = clients["name"].fill_null("")
     again = given.is_duplicated()
     labels = [

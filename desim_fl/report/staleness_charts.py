@@ -17,14 +17,16 @@ if TYPE_CHECKING:
 _HEIGHT = 220
 
 
-def fates(frame: pl.DataFrame) -> alt.Color:
+def fates(frame: pl.DataFrame, offset: int = 18) -> alt.Color:
     """Colour by what became of a job, with a legend where more than one thing did."""
     several = frame["fate"].n_unique() > 1
     return alt.Color(
         "fate:N",
         title=None,
         scale=alt.Scale(domain=list(trips.FATES)),
-        legend=alt.Legend(values=[fate for fate in trips.FATES if fate in set(frame["fate"])]) if several else None,
+        legend=alt.Legend(values=[fate for fate in trips.FATES if fate in set(frame["fate"])], offset=offset)
+        if several
+        else None,
     )
 
 
@@ -44,17 +46,17 @@ def bars(data: str, x_title: str, y_title: str, *, top: str = "top", logarithmic
     )
 
 
-def marked(chart: alt.Chart, data: str) -> alt.LayerChart:
+def marked(chart: alt.Chart, data: str) -> alt.TopLevelMixin:
     """Rules with labels over a histogram, from a table with ``mark, value, height, side``."""
     base = alt.Chart(named(data)).encode(x="value:Q")
     rules = base.mark_rule(style="mark-line").encode(y=alt.Y("height:Q"), y2=alt.Y2Datum(0))
-    texts = [
-        base.transform_filter(f"datum.side === '{side}'")
-        .mark_text(style="note", align=align, dx=shift, baseline="middle")
-        .encode(y=alt.Y("height:Q"), text="words:N")
-        for side, align, shift in (("left", "left", 5), ("right", "right", -5))
-    ]
-    return alt.layer(chart, rules, *texts, height=_HEIGHT)
+    words = base.mark_text(
+        style="note",
+        baseline="middle",
+        align=alt.ExprRef("datum.side"),
+        dx=alt.ExprRef("datum.side === 'left' ? 5 : -5"),
+    ).encode(y=alt.Y("height:Q"), text="words:N")
+    return alt.layer(chart, rules, words, height=_HEIGHT)
 
 
 def in_versions(frame: pl.DataFrame, marks: pl.DataFrame | None) -> Figure:
@@ -68,7 +70,7 @@ def in_versions(frame: pl.DataFrame, marks: pl.DataFrame | None) -> Figure:
         alt.Tooltip("fate:N", title="Fate"),
         alt.Tooltip("updates:Q", title="Updates", format=",d"),
     ]
-    chart = bars("staleness", "Staleness (versions)", "Updates").encode(color=fates(frame), tooltip=tooltip)
+    chart = bars("staleness", "Staleness (versions)", "Updates").encode(color=fates(frame, offset=34), tooltip=tooltip)
     headings = {"from": "Staleness from", "to": "to (versions)", "fate": "Fate", "updates": "Updates"}
     return Figure(
         "staleness-versions",
@@ -109,10 +111,10 @@ def _mark_numbers(marks: pl.DataFrame, unit: str) -> Numbers:
     return Numbers("Median, 99th percentile and maximum", marks, {"mark": "Mark", "value": f"Value ({unit})"})
 
 
-def against_staleness(figure_id: str, data: str, frame: pl.DataFrame, heading: str, title: str, lead: str) -> Figure:
-    """A value of every update against its staleness: mean as a line, least to greatest as a band."""
+def against_staleness(data: str, frame: pl.DataFrame, heading: str, title: str, lead: str) -> Figure:
+    """Return a value of every update against its staleness: mean as a line, least to greatest as a band."""
     if frame.is_empty():
-        return Figure(figure_id, heading, f"No update states {title.lower()}, so there is nothing to compare.")
+        return Figure(data, heading, f"No update states {title.lower()}, so there is nothing to compare.")
     x = alt.X("staleness:Q", title="Staleness (versions)", scale=alt.Scale(nice=False), axis=alt.Axis(tickMinStep=1))
     base = alt.Chart().encode(x=x)
     zero = alt.Scale(zero=True)
@@ -137,7 +139,7 @@ def against_staleness(figure_id: str, data: str, frame: pl.DataFrame, heading: s
         "updates": "Updates",
     }
     return Figure(
-        figure_id,
+        data,
         heading,
         lead,
         alt.layer(ends, dots, data=named(data), height=_HEIGHT),
@@ -146,9 +148,8 @@ def against_staleness(figure_id: str, data: str, frame: pl.DataFrame, heading: s
 
 
 def weights(frame: pl.DataFrame) -> Figure:
-    """Applied weight against staleness."""
+    """Return applied weight against staleness."""
     return against_staleness(
-        "weights",
         "weights",
         frame,
         "How much a late update still counted",
@@ -163,4 +164,4 @@ def rates(frame: pl.DataFrame) -> Figure:
     lead = f"Every job trained with the same first rate, {formats.number(frame['mean'][0])}." if flat else (
         "The first learning rate of each job that came back; bars reach from the least to the greatest."
     )  # fmt: skip
-    return against_staleness("rates", "rates", frame, "Which learning rate late updates had", "Learning rate", lead)
+    return against_staleness("rates", frame, "Which learning rate late updates had", "Learning rate", lead)

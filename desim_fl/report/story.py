@@ -65,7 +65,7 @@ def notices(facts: Facts) -> list[Notice]:
 
 
 def paragraph(facts: Facts) -> str:
-    """A short paragraph: who did what, what was learned, how stale the updates were, what went wrong."""
+    """Return a short paragraph: who did what, what was learned, how stale the updates were, what went wrong."""
     parts = [_course(facts), _learned(facts), _staleness(facts), _trouble(facts)]
     return " ".join(part for part in parts if part)
 
@@ -141,7 +141,7 @@ def _trouble(facts: Facts) -> str:
 
 
 def cards(facts: Facts) -> list[Card]:
-    """The headline numbers."""
+    """Return the headline numbers."""
     mean, most = facts.staleness_mean, facts.staleness_max
     share = f"{percent(round(facts.applied / facts.received, 3))} of those received" if facts.received else ""
     return [

@@ -27,7 +27,7 @@ DARK: dict[str, Any] = {
 
 
 def config(colours: dict[str, Any]) -> dict[str, Any]:
-    """The Vega-Lite configuration of a theme; charts name styles and ranges, never colours."""
+    """Return the Vega-Lite configuration of a theme; charts name styles and ranges, never colours."""
     words = {"labelColor": colours["muted"], "titleColor": colours["ink"], "titleFontWeight": 500}
     sizes = {"labelFontSize": 12, "titleFontSize": 12, "labelFont": _FONT, "titleFont": _FONT}
     first, second = colours["category"][:2]

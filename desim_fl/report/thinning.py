@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 LIMIT = 2000  # rows of one series in the page
-POINTS = 1000  # what a series is thinned to: more than a screen has columns
+POINTS = 600  # what a series is thinned to: as many as a chart has columns on a screen
 CLIENTS = 50  # clients that a chart with one row a client shows
 BINS = 48
 
@@ -79,7 +79,7 @@ def histogram(values: pl.Series, cuts: Sequence[float]) -> pl.DataFrame:
 
 
 def quantile(values: pl.Series, share: float) -> float:
-    """A quantile that is one of the values, the greater where it falls between two (0 of nothing)."""
+    """Return a quantile that is one of the values, the greater where it falls between two (0 of nothing)."""
     found = values.quantile(share, interpolation="higher")
     return 0.0 if found is None else float(found)
 

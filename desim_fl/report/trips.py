@@ -47,7 +47,7 @@ def _endings(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def _applied(events: pl.DataFrame) -> pl.DataFrame:
-    """What each update was multiplied with in the end; a scale that was not stated counts as 1."""
+    """Return what each update was multiplied with in the end; a scale that was not stated counts as 1."""
     arrivals = events.filter((_KIND == "arrive") & pl.col("weight").is_finite()).select("seq", "job", "weight")
     publishes = events.filter(_KIND == "publish").select("seq", pl.col("scale").fill_null(1.0))
     joined = arrivals.join_asof(publishes, on="seq", strategy="forward")
@@ -55,7 +55,7 @@ def _applied(events: pl.DataFrame) -> pl.DataFrame:
 
 
 def returned(jobs: pl.DataFrame) -> pl.DataFrame:
-    """The jobs that came back, whatever the server made of them, with ``away_s`` (seconds from dispatch to arrival)."""
+    """Return the jobs that came back, whatever the server made of them, with ``away_s`` (seconds from dispatch to arrival)."""
     back = jobs.filter(pl.col("fate").is_in(["accepted", "not finite", "rejected"]))
     return back.with_columns(away_s=(pl.col("ended") - pl.col("dispatched")) / TICKS_PER_SECOND)
 

@@ -43,6 +43,12 @@ class LawTable(Table):
         keys = [key for key in ("value", "low", "min") if key in type(self).model_fields]
         return (keys[0], getattr(self, keys[0])) if keys else ("", 0.0)
 
+    def parameters(self) -> dict[str, Any]:
+        """Return name and parameters as :func:`desim_fl.durations.build` takes them."""
+        named = {key: getattr(self, key) for key in type(self).model_fields}
+        idle = ("cap",) if isinstance(self, Constant) else ()  # never below the value, so without effect
+        return {key: value for key, value in named.items() if value is not None and key not in idle}
+
     @model_validator(mode="after")
     def _cap_above_least(self) -> Self:
         key, least = self.least
@@ -143,10 +149,12 @@ class Lomax(HeavyTail):
 
 
 class Zipf(LawTable):
-    """A rank drawn with probability proportional to a power of it, times a scale."""
+    """A rank with probability proportional to a power of it, no larger than the cap, times a scale."""
 
-    law: Literal["zipf"] = Field(default="zipf", description="scale * rank, rank k with probability ~ k^-exponent.")
-    exponent: float = Field(ge=0, le=100, description="How fast the probability falls with the rank.")
+    law: Literal["zipf"] = Field(
+        default="zipf", description="scale * min(rank, cap), rank k with probability ~ k^-exponent."
+    )
+    exponent: float = Field(gt=1, le=100, description="How fast the probability falls with the rank.")
     scale: Positive = Field(default=1.0, description="Value of rank 1.")
     cap: int = Field(ge=1, le=1_000_000, description="Largest rank (a whole number, not a value).")
 

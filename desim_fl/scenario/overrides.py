@@ -7,6 +7,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 from desim_fl.errors import ScenarioError
+from desim_fl.scenario.places import MAX_DEPTH
 from desim_fl.scenario.rules import quoted
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def _path(text: str) -> tuple[str, ...]:
     """Read a dotted TOML key."""
     path: list[str] = []
     try:
-        inner: Any = {} if "\n" in text else tomllib.loads(f"{text.strip()} = 0")
+        inner: Any = {} if "\n" in text or text.count(".") > MAX_DEPTH else tomllib.loads(f"{text.strip()} = 0")
     except (ValueError, RecursionError):
         inner = {}
     while isinstance(inner, dict) and len(inner) == 1:

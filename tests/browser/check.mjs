@@ -46,8 +46,8 @@ process.stdout.write(JSON.stringify(found));
 // Drags over the overview (the timeline below must zoom), points at the upper curve (the lower one must answer), and
 // changes the colour scheme (all must be drawn again).
 async function interact(page) {
-  const shapes = (chart, panel) => page.$$eval(`#chart-${chart} .${panel} .role-mark path`, (paths) =>
-    paths.map((path) => path.getAttribute("d") + path.getAttribute("transform") + path.getAttribute("opacity")).join());
+  const shapes = (chart, panel) => page.$$eval(`#chart-${chart} .${panel} .role-mark :is(path, line)`, (shapes) =>
+    shapes.map((shape) => ["d", "transform", "opacity"].map((name) => shape.getAttribute(name))).join());
   const overview = page.locator("#chart-timeline .concat_0_group > g > path.background").first();
   if (await overview.count()) {
     const box = await place(overview);

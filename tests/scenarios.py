@@ -1,0 +1,92 @@
+"""Small scenarios for tests, as TOML text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from desim_fl.run import execute
+from desim_fl.scenario import load
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+QUADRATIC = """
+[data]
+name = "quadratic"
+curvature = [1.0, 2.0, 0.5, 1.5]
+optimum = [1.0, -1.0, 3.0, 0.5]
+examples_per_client = [40, 10, 70, 33]
+[clients]
+count = 4
+seconds_per_step = 0.5
+device_factor = { law = "lognormal", median = 1.0, sigma = 0.8 }
+jitter_factor = { law = "exponential", mean = 1.0 }
+wait_s = { law = "uniform", low = 0.0, high = 2.0 }
+[network]
+latency_s = 0.05
+latency_jitter_factor = { law = "half_normal", sd = 1.0, min = 0.1 }
+down_mbps = 0.001
+up_mbps = { law = "pareto", alpha = 2.0, scale = 0.0005 }
+[model]
+name = "scalar"
+start = 5.0
+[training]
+epochs = 2
+batch_size = 16
+lr = 0.1
+[strategy]
+name = "fedbuff"
+buffer_size = 2
+[run]
+seed = 7
+concurrency = 3
+max_updates = 60
+eval_every_versions = 3
+"""
+
+BLOBS = """
+[data]
+name = "blobs"
+examples = 600
+test_examples = 200
+classes = 4
+features = 8
+validation_share = 0.1
+[clients]
+count = 6
+partition = "dirichlet"
+alpha = 0.5
+min_samples = 5
+seconds_per_step = 0.1
+device_factor = { law = "lognormal", median = 1.0, sigma = 0.5 }
+[network]
+latency_s = 0.1
+down_mbps = 1.0
+up_mbps = 0.5
+[model]
+name = "mlp"
+hidden = [16]
+[training]
+batch_size = 32
+lr = 0.1
+[strategy]
+name = "fedasync"
+[run]
+seed = 3
+concurrency = 3
+max_updates = 30
+eval_every_versions = 10
+"""
+
+
+def write(folder: Path, text: str = QUADRATIC, name: str = "small.toml") -> Path:
+    """Write a scenario file."""
+    path = folder / name
+    path.write_text(text)
+    return path
+
+
+def played(folder: Path, text: str = QUADRATIC, *overrides: str, out: str = "run", **options) -> tuple[Path, dict]:
+    """Play a scenario in this process; returns its run directory and manifest."""
+    scenario = load(write(folder, text), overrides)
+    return folder / out, execute(scenario, folder / out, **options)
