@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from desim_fl import datasets, durations, population, selection, strategies
 from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment
@@ -25,6 +23,7 @@ from desim_fl.world import Evaluations, StopRules, World
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from desim_fl.core import Executor, Selector, Strategy
@@ -46,8 +45,6 @@ class Built:
     validation: NDArray[np.int64] | None
     data_sha256: str | None
     task: Task | None
-    shape: tuple[int, ...] = ()
-    classes: int = 0
 
 
 def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
@@ -75,7 +72,7 @@ def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
         non_finite=scenario.run.non_finite,
         timing_only=timing_only,
     )
-    return Built(scenario, world, people, trips, validation, sha256, task, shape, classes)
+    return Built(scenario, world, people, trips, validation, sha256, task)
 
 
 # ---- data and clients
@@ -178,9 +175,10 @@ def _assignment(scenario: Scenario, people: Population) -> Assignment:
 
 
 def _strategy(scenario: Scenario) -> Strategy:
-    table = scenario.strategy
-    options = table.args if ":" in table.name else _options(table)
-    strategy = strategies.build(table.name, options)
+    options = _options(scenario.strategy)
+    if ":" in scenario.strategy.name:
+        options = options["args"]
+    strategy = strategies.build(scenario.strategy.name, options)
     rule = scenario.training.delay_aware
     if rule is not None and rule.meaning == "staleness":
         return weigh_by_staleness(strategy, rule.alpha_lr, combine=rule.combine)
@@ -231,7 +229,7 @@ def _task(scenario: Scenario, people: Population, validation: Any) -> tuple[Task
             curvature=_each(data.curvature, count),
             optimum=_each(data.optimum, count),
             examples=people.sizes,
-            start=scenario.model.start,
+            start=getattr(scenario.model, "start", 0.0),
             batch_size=training.batch_size,
             optimizer=training.optimizer,
             momentum=training.momentum,

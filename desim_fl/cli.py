@@ -52,7 +52,7 @@ def _root(
 
 
 @app.command()
-def run(  # noqa: PLR0917  (typer makes options of them)
+def run(
     scenario: ScenarioFile,
     overrides: Overrides = None,
     seed: Seed = None,
@@ -85,7 +85,7 @@ def run(  # noqa: PLR0917  (typer makes options of them)
 
 
 @app.command()
-def plan(  # noqa: PLR0917
+def plan(
     scenario: ScenarioFile,
     overrides: Overrides = None,
     seed: Seed = None,
@@ -113,7 +113,9 @@ def plan(  # noqa: PLR0917
 def verify(
     folder: RunFolder,
     *,
-    rerun: Annotated[bool, typer.Option("--rerun", help="Play the run again and compare every hash and table.")] = False,
+    rerun: Annotated[
+        bool, typer.Option("--rerun", help="Play the run again and compare every hash and table.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Re-check laws, staleness and hashes of a run directory from its files alone."""

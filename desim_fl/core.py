@@ -148,7 +148,7 @@ class Send(NamedTuple):
     ``start`` is an older version to start from. ``secret`` asks for a group of which only the sum is seen.
     """
 
-    count: int = 1
+    count: int = 1  # pyright: ignore[reportIncompatibleMethodOverride]
     clients: tuple[int, ...] | None = None
     group: str | None = None
     work: Work | None = None
@@ -205,21 +205,44 @@ class View(Protocol):
     """What a strategy and a selector may look at; live and read-only."""
 
     @property
-    def version(self) -> int: ...
+    def version(self) -> int:
+        """The version in force."""
+        ...
+
     @property
-    def params(self) -> Params: ...
+    def params(self) -> Params:
+        """Parameters of the version in force."""
+        ...
+
     @property
-    def model(self) -> Model: ...
+    def model(self) -> Model:
+        """The version in force, to keep or to start a job from."""
+        ...
+
     @property
-    def clients(self) -> int: ...
+    def clients(self) -> int:
+        """How many clients there are."""
+        ...
+
     @property
-    def sizes(self) -> Sequence[int]: ...
+    def sizes(self) -> Sequence[int]:
+        """Training examples by client."""
+        ...
+
     @property
-    def groups(self) -> Mapping[str, Sequence[int]]: ...
+    def groups(self) -> Mapping[str, Sequence[int]]:
+        """Named groups of clients."""
+        ...
+
     @property
-    def concurrency(self) -> int: ...
+    def concurrency(self) -> int:
+        """How many jobs the dispatch policy keeps in flight."""
+        ...
+
     @property
-    def flying(self) -> Mapping[int, Flight]: ...
+    def flying(self) -> Mapping[int, Flight]:
+        """Jobs in flight, by id."""
+        ...
 
 
 @runtime_checkable
@@ -231,34 +254,68 @@ class Strategy(Protocol):
     """
 
     @property
-    def reads_outcomes(self) -> bool: ...
+    def reads_outcomes(self) -> bool:
+        """Whether its decisions depend on trained values."""
+        ...
+
     @property
-    def max_staleness(self) -> int | None: ...
-    def start(self, view: View) -> tuple[Any, Reply]: ...
-    def arrive(self, state: Any, view: View, update: Update) -> tuple[Any, Reply]: ...
-    def lose(self, state: Any, view: View, loss: Loss) -> tuple[Any, Reply]: ...
-    def alarm(self, state: Any, view: View, name: str) -> tuple[Any, Reply]: ...
+    def max_staleness(self) -> int | None:
+        """Largest staleness that is let in; ``None`` = no bound."""
+        ...
+
+    def start(self, view: View) -> tuple[Any, Reply]:
+        """Make the first state, and say whom to send out."""
+        ...
+
+    def arrive(self, state: Any, view: View, update: Update) -> tuple[Any, Reply]:
+        """Take an update in."""
+        ...
+
+    def lose(self, state: Any, view: View, loss: Loss) -> tuple[Any, Reply]:
+        """Hear, once, of a job that will not count."""
+        ...
+
+    def alarm(self, state: Any, view: View, name: str) -> tuple[Any, Reply]:
+        """Hear an alarm that was set."""
+        ...
 
 
 class Roster(Protocol):
     """Who can be selected now; every method is cheap and changes nothing."""
 
     @property
-    def selectable(self) -> int: ...
-    def is_selectable(self, client: int) -> bool: ...
-    def nth_selectable(self, rank: int) -> int: ...
-    def longest_idle(self, count: int) -> Sequence[int]: ...
+    def selectable(self) -> int:
+        """How many clients can be selected."""
+        ...
+
+    def is_selectable(self, client: int) -> bool:
+        """Whether this client can."""
+        ...
+
+    def nth_selectable(self, rank: int) -> int:
+        """The client at this rank (from 0) of those selectable, sorted by number."""
+        ...
+
+    def longest_idle(self, count: int) -> Sequence[int]:
+        """Up to ``count`` clients, idle longest first."""
+        ...
 
 
 class Selector(Protocol):
     """Chooses up to ``send.count`` distinct selectable clients; pure like a strategy."""
 
     @property
-    def reads_outcomes(self) -> bool: ...
-    def start(self) -> Any: ...
-    def choose(
-        self, state: Any, view: View, roster: Roster, send: Send, number: int
-    ) -> tuple[Any, tuple[int, ...]]: ...
+    def reads_outcomes(self) -> bool:
+        """Whether its decisions depend on trained values."""
+        ...
+
+    def start(self) -> Any:
+        """Make the first state."""
+        ...
+
+    def choose(self, state: Any, view: View, roster: Roster, send: Send, number: int) -> tuple[Any, tuple[int, ...]]:
+        """Choose for a send; ``number`` is the dispatch number of the first client chosen."""
+        ...
 
 
 class Trips(Protocol):
@@ -266,7 +323,9 @@ class Trips(Protocol):
 
     contended: bool
 
-    def trip(self, client: int, nth: int, work: Work) -> Trip: ...
+    def trip(self, client: int, nth: int, work: Work) -> Trip:
+        """Durations and bytes of this client's nth job."""
+        ...
 
 
 class Executor(Protocol):
@@ -274,11 +333,25 @@ class Executor(Protocol):
 
     name: str
 
-    def submit(self, job: Job, due: int) -> None: ...
-    def collect(self, job: Job, steps: int) -> Outcome: ...
-    def release(self, job: Job) -> None: ...
-    def evaluate(self, model: Model) -> Sequence[Score]: ...
-    def close(self) -> None: ...
+    def submit(self, job: Job, due: int) -> None:
+        """Take a job in; ``due`` (ticks) orders work and nothing else."""
+        ...
+
+    def collect(self, job: Job, steps: int) -> Outcome:
+        """Return what training ``steps`` steps of a submitted job gives; raises ``JobError``."""
+        ...
+
+    def release(self, job: Job) -> None:
+        """Let go of a job that landed or was stopped."""
+        ...
+
+    def evaluate(self, model: Model) -> Sequence[Score]:
+        """Score a version on every split."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back."""
+        ...
 
 
 class Score(NamedTuple):

@@ -24,7 +24,8 @@ Values = Any  # a float, or a float64 array of any shape; what goes in comes out
 class Law(Protocol):
     """A distribution of non-negative numbers; ``at`` is its quantile function."""
 
-    def at(self, u: Values) -> Values: ...
+    def at(self, u: Values) -> Values:
+        """Value at the probability ``u`` (0 < u < 1)."""
 
 
 def _capped(value: Values, cap: float | None) -> Values:
@@ -40,6 +41,7 @@ class Constant:
     value: float
 
     def at(self, u: Values) -> Values:
+        """Value at the probability ``u``."""
         return np.full(u.shape, float(self.value)) if isinstance(u, np.ndarray) else float(self.value)
 
 
@@ -52,6 +54,7 @@ class Uniform:
     cap: float | None = None
 
     def at(self, u: Values) -> Values:
+        """Value at the probability ``u``."""
         return _capped(self.low + (self.high - self.low) * u, self.cap)
 
 
@@ -63,6 +66,7 @@ class Exponential:
     cap: float | None = None
 
     def at(self, u: Values) -> Values:
+        """Value at the probability ``u``."""
         return _capped(-self.mean * elementary.log(1.0 - u), self.cap)
 
 
@@ -75,6 +79,7 @@ class Lognormal:
     cap: float | None = None
 
     def at(self, u: Values) -> Values:
+        """Value at the probability ``u``."""
         return _capped(self.median * elementary.exp(self.sigma * elementary.normal_quantile(u)), self.cap)
 
 
@@ -87,6 +92,7 @@ class HalfNormal:
     cap: float | None = None
 
     def at(self, u: Values) -> Values:
+        """Value at the probability ``u``."""
         return _capped(self.min + self.sd * elementary.normal_quantile(0.5 + 0.5 * u), self.cap)
 
 
@@ -99,6 +105,7 @@ class Pareto:
     cap: float | None = None
 
     def at(self, u: Values) -> Values:
+        """Value at the probability ``u``."""
         return _capped(self.scale * elementary.power(1.0 - u, -1.0 / self.alpha), self.cap)
 
 
@@ -111,6 +118,7 @@ class Lomax:
     cap: float | None = None
 
     def at(self, u: Values) -> Values:
+        """Value at the probability ``u``."""
         return _capped(self.scale * (elementary.power(1.0 - u, -1.0 / self.alpha) - 1.0), self.cap)
 
 
@@ -139,6 +147,7 @@ class Zipf:
         object.__setattr__(self, "table", tuple(itertools.accumulate(masses)))
 
     def at(self, u: Values) -> Values:
+        """Value at the probability ``u``."""
         if isinstance(u, np.ndarray):
             return self.scale * (np.searchsorted(np.array(self.table), u, side="right") + 1.0)
         return self.scale * (bisect.bisect_right(self.table, u) + 1.0)

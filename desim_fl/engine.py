@@ -18,57 +18,19 @@ from desim_fl.dispatch import Desk
 from desim_fl.errors import JobError, LawError, RefusedError, RunError, StalledError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind, Note
-from desim_fl.flight import ALARM, ARRIVAL, Due, FlightView, Flying, check_trip
+from desim_fl.flight import ALARM, ARRIVAL, Due, Flying, check_trip
 from desim_fl.ledger import Ledger
 from desim_fl.ticks import to_ticks
 from desim_fl.usage import Usage
+from desim_fl.view import LiveView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Callable
 
-    from desim_fl.core import Flight, Params
     from desim_fl.world import World
 
 _SAME_CLIENT_LIMIT = 100
 _SAME_INSTANT_LIMIT = 100_000
-
-
-class LiveView:
-    """What strategies and selectors may look at; reads the engine, changes nothing (``core.View``)."""
-
-    __slots__ = ("_engine", "flying")
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self.flying: Mapping[int, Flight] = FlightView(engine.flights, lambda: engine.model.version)
-
-    @property
-    def version(self) -> int:
-        return self._engine.model.version
-
-    @property
-    def params(self) -> Params:
-        return self._engine.model.params
-
-    @property
-    def model(self) -> Model:
-        return self._engine.model
-
-    @property
-    def clients(self) -> int:
-        return len(self._engine.world.sizes)
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        return self._engine.world.sizes
-
-    @property
-    def groups(self) -> Mapping[str, Sequence[int]]:
-        return self._engine.world.groups
-
-    @property
-    def concurrency(self) -> int:
-        return self._engine.world.concurrency
 
 
 class Engine:
@@ -83,7 +45,7 @@ class Engine:
         self.dispatches = [0] * len(world.sizes)
         self.why: str | None = None
         self._env = simpy.Environment(initial_time=0)
-        self._view = LiveView(self)
+        self._view = LiveView(world, self.flights, lambda: self.model)
         self._desk = Desk(world, self._view, self._depart)
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] = lambda _: None
@@ -150,7 +112,7 @@ class Engine:
     # ---- landings and alarms
 
     def _on_landing(self, event: Due) -> None:
-        flying: Flying = event.value
+        flying: Flying = event.subject
         if flying.due is not event:
             return  # cancelled, or moved to another instant
         self.log.block(self.now)
@@ -255,7 +217,7 @@ class Engine:
         self._answer(reply, job.client, job.id, freed=1, at_once=True)
 
     def _on_alarm(self, event: Due) -> None:
-        name: str = event.value
+        name: str = event.subject
         if self._alarms.get(name) is not event:
             return  # taken back, or set anew
         del self._alarms[name]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from desim_fl.core import Model, Score
 from desim_fl.flight import EVALUATION, NUMBER_BITS, Due
 
 if TYPE_CHECKING:
@@ -12,6 +11,7 @@ if TYPE_CHECKING:
 
     import simpy
 
+    from desim_fl.core import Model, Score
     from desim_fl.world import World
 
 _BY_CLOCK = (1 << NUMBER_BITS) - 1  # within an instant the clock's evaluation follows those of versions
@@ -70,7 +70,7 @@ class Evaluator:
             Due(self._env, self._on_clock, None, EVALUATION, _BY_CLOCK, every)
 
     def _on_version(self, event: Due) -> None:
-        model: Model = event.value
+        model: Model = event.subject
         self._pending.remove(model)
         self.now(model, int(self._env.now), self._current()[1])
 

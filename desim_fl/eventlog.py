@@ -88,7 +88,8 @@ class Segment(NamedTuple):
     rows: NDArray[np.void]
     notes: dict[str, list[Any]]
 
-    def __getitem__(self, part: Any) -> Segment:
+    def part(self, part: slice) -> Segment:
+        """Some of the rows."""
         return Segment(self.rows[part], {name: column[part] for name, column in self.notes.items()})
 
     @staticmethod
@@ -201,8 +202,8 @@ class EventLog:
         self._pending_rows += len(rows)
         while self._pending_rows >= self._segment_rows:
             whole = Segment.joined(self._pending)
-            self._sink(whole[: self._segment_rows])
-            self._pending = [whole[self._segment_rows :]]
+            self._sink(whole.part(slice(self._segment_rows)))
+            self._pending = [whole.part(slice(self._segment_rows, None))]
             self._pending_rows -= self._segment_rows
 
     def finish(self, tick: int) -> str:
@@ -288,6 +289,7 @@ class ParquetSink:
         self._next = 0
 
     def __call__(self, segment: Segment) -> None:
+        """Write the next part."""
         path = self._folder / f"part-{self._next:05d}.parquet"
         aside = path.with_suffix(".partial")
         frame(segment).write_parquet(aside, compression="zstd", statistics=True)

@@ -22,14 +22,14 @@ NUMBER_BITS = 48
 
 
 class Due(simpy.Event):
-    """Something that happens at one key (tick, class, number); ``handler`` is called with this event."""
+    """Something that happens at one key (tick, class, number); ``handler`` is called with this event, which carries ``subject``."""
 
     def __init__(
         self, env: simpy.Environment, handler: Callable[[Any], None], subject: Any, order: int, number: int, delay: int
     ) -> None:
         self.env = env
         self.callbacks = [handler]
-        self._value = subject
+        self._value = self.subject = subject
         self._ok = True
         env.schedule(self, priority=(order << NUMBER_BITS) | number, delay=delay)  # pyright: ignore[reportArgumentType]
 

@@ -7,8 +7,7 @@ from time import perf_counter  # for jobs a real second; never enters virtual ti
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.progress import BarColumn, Progress, TextColumn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -53,7 +52,7 @@ def progress_bar(scenario: Scenario, *, quiet: bool) -> Iterator[Callable[[Sessi
     if quiet:
         yield None
         return
-    columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"), TimeElapsedColumn())
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[state]}"))
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(scenario.name, total=1.0, state="starting")
         began, shown = perf_counter(), 0.0
@@ -109,11 +108,9 @@ def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
         "stopped by": facts["stop"],
         "timeline_sha256": manifest["timeline_sha256"],
     }
-    table = Table(show_header=False, box=None)
+    console, width = Console(highlight=False, soft_wrap=True), max(map(len, rows)) + 2
     for name, value in rows.items():
-        table.add_row(name, str(value))
-    console = Console(highlight=False, soft_wrap=True)
-    console.print(table)
+        console.print(f"{name:{width}}{value}", markup=False)
     if folder is not None:
         console.print(f"report: {folder / 'report.html'}", markup=False)
 

@@ -12,6 +12,7 @@ import polars as pl
 from desim_fl import eventlog, rundir
 from desim_fl.errors import RunDirectoryError
 from desim_fl.laws import Audit, Row
+from desim_fl.population import partition_sha256
 from desim_fl.run import FINISHED, execute
 from desim_fl.scenario import load
 
@@ -46,8 +47,7 @@ def _problems(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> I
     if dict(events.schema) != eventlog.schema():
         yield "the table events does not have the schema that this version writes"
         return
-    concurrency = _concurrency(folder)
-    audit = Audit(concurrency)
+    audit = Audit(_concurrency(folder))
     rows = (Row(*values) for values in events.select(_FIELDS).cast({"kind": pl.String}).iter_rows())
     yield from audit.problems(rows)
     yield from _endings(manifest, audit)
@@ -79,6 +79,10 @@ def _hashes(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Ite
     if manifest.get("model_sha256") is not None:
         model = folder / "model.safetensors"
         found["model_sha256"] = rundir.file_sha256(model) if model.exists() else "(no such file)"
+    people = pl.read_parquet(folder / "clients.parquet")["examples"].to_list()
+    samples = pl.read_parquet(folder / "partition.parquet")
+    parts = [part["index"].to_numpy() for part in samples.partition_by("client", maintain_order=True)]
+    found["partition_sha256"] = partition_sha256(parts, people)
     found["scenario_sha256"] = load(folder / "scenario.toml").sha256()
     for name, value in found.items():
         if manifest.get(name) != value:
@@ -127,7 +131,9 @@ def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -
 def _first_difference(name: str, before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:
     if before.equals(after, null_equal=True):
         return
-    for number, (left, right) in enumerate(zip(before.iter_rows(named=True), after.iter_rows(named=True), strict=False)):
+    for number, (left, right) in enumerate(
+        zip(before.iter_rows(named=True), after.iter_rows(named=True), strict=False)
+    ):
         changed = {key: (left[key], right.get(key)) for key in left if repr(left[key]) != repr(right.get(key))}
         if changed:
             what = ", ".join(f"{key} = {old!r} became {new!r}" for key, (old, new) in changed.items())

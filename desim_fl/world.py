@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl.errors import RefusedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from desim_fl import core
     from desim_fl.assignment import Assignment
@@ -58,7 +57,7 @@ class World:
     stops: StopRules
     concurrency: int = 10
     dispatch: str = "immediate"
-    evaluations: Evaluations = Evaluations()
+    evaluations: Evaluations = Evaluations()  # noqa: RUF009  (immutable)
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
     non_finite: str = "skip"
     timing_only: bool = False

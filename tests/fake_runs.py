@@ -170,7 +170,7 @@ class _World:
 
 def make(folder: Path, made: Made) -> Path:
     """Write a run directory and return it."""
-    chance = random.Random(made.seed)  # noqa: S311
+    chance = random.Random(made.seed)
     factor = [chance.lognormvariate(0, 0.8) for _ in range(made.clients)]
     world = _World(made, _Log(), chance, factor)
     if made.updates:

@@ -193,9 +193,7 @@ class Reference:
     def send_out(self, client: int) -> None:
         """Dispatch a job to a client."""
         nth = self.sent.get(client, 0)
-        trip = Trip(
-            self.dispatched, client, nth, self.version, self.params, self.round, self.setting.legs(client, nth)
-        )
+        trip = Trip(self.dispatched, client, nth, self.version, self.params, self.round, self.setting.legs(client, nth))
         self.sent[client] = nth + 1
         self.dispatched += 1
         self.flying[trip.id] = trip
@@ -330,7 +328,7 @@ class Reference:
         return value
 
     def fedasync_arrival(self, trip: Trip, tau: int) -> None:
-        """x <- (1 - a) x + a x_new, or x + a delta, with a = alpha s(tau)."""
+        """X <- (1 - a) x + a x_new, or x + a delta, with a = alpha s(tau)."""
         method, model = self.setting.method, self.local(trip)
         share = method.alpha * weight(method, tau)
         self.freed()
@@ -355,7 +353,7 @@ class Reference:
         self.go_on()
 
     def flush(self, trip: Trip | None) -> None:
-        """x <- x + eta * sum(w delta) / divisor; without a finite member the model stays."""
+        """X <- x + eta * sum(w delta) / divisor; without a finite member the model stays."""
         method = self.setting.method
         divisor = {"K": len(self.buffer), "sum_w": sum(w for w, _ in self.buffer), "none": 1}[method.normalize]
         step = sum(w * delta for w, delta in self.buffer) / divisor if self.buffer else 0.0
@@ -430,7 +428,7 @@ class Reference:
         return (versions is not None and self.version >= versions) or (updates is not None and self.arrived >= updates)
 
     def commit(self, trip: Trip | None) -> None:
-        """x <- x + eta * (sum n x_i / sum n - x)."""
+        """X <- x + eta * (sum n x_i / sum n - x)."""
         total = sum(examples for examples, _ in self.reports)
         mean = sum(examples * model for examples, model in self.reports) / total if total else self.params
         self.publish(self.params + self.setting.method.server_lr * (mean - self.params), trip)

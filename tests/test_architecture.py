@@ -36,6 +36,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "executors": (2, {"torch", "ray"}),
     "world": (3, set()),
     "flight": (3, {"simpy"}),
+    "view": (3, set()),
     "usage": (3, set()),
     "evaluation": (3, {"simpy"}),
     "dispatch": (3, set()),
@@ -58,10 +59,11 @@ WITHIN = {
     "selection": {"population"},
     "timing": {"durations", "network"},
     "flight": {"world"},
+    "view": {"flight", "world"},
     "usage": {"flight"},
     "evaluation": {"flight", "world"},
     "dispatch": {"world"},
-    "engine": {"dispatch", "evaluation", "flight", "usage", "world"},
+    "engine": {"dispatch", "evaluation", "flight", "usage", "view", "world"},
     "rundir": {"build"},
     "run": {"build", "rundir"},
     "verify": {"run", "rundir", "build"},
@@ -70,7 +72,18 @@ WITHIN = {
     "core": set(),
     "ticks": {"core"},
 }
-NO_TORCH = ("engine", "strategies", "selection", "timing", "network", "population", "datasets", "build", "run", "eventlog")
+NO_TORCH = (
+    "engine",
+    "strategies",
+    "selection",
+    "timing",
+    "network",
+    "population",
+    "datasets",
+    "build",
+    "run",
+    "eventlog",
+)
 WALL_CLOCK = {"executors/inline.py", "run.py", "progress.py"}  # provenance and progress only
 GLOBAL_RANDOM = {"learning/randomness.py"}
 

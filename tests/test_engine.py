@@ -8,7 +8,7 @@ import time
 import pytest
 from worlds import Plain, ScriptedTrips, play
 
-from desim_fl.core import Outcome
+
 from desim_fl.errors import JobError, RefusedError, RunError, StalledError
 from desim_fl.strategies.fedasync import FedAsync
 from desim_fl.strategies.fedbuff import FedBuff
@@ -103,7 +103,7 @@ def test_ev_08_a_duration_that_is_none_names_the_client_before_time_moves():
 def test_ev_09c_a_trainer_that_reports_no_steps_is_an_error():
     """Step counts and example counts that differ from what was timed are errors, not zero cost."""
 
-    def no_steps(_job, _steps, outcome: Outcome) -> Outcome:
+    def no_steps(_job, _steps, outcome):
         return outcome._replace(steps=0)
 
     with pytest.raises(JobError, match=r"job 0 \(client 0, from version 0, executor floats\).*0 optimiser steps"):

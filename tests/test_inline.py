@@ -152,7 +152,7 @@ def test_ev_09_a_trainer_must_report_its_steps(report: int, stopped: bool, fine:
 def test_a_trainer_must_return_an_outcome() -> None:
     """Anything but an Outcome is a JobError that names what came."""
     task = Adding([1.0])
-    task.train = lambda job, steps: None  # noqa: ARG005
+    task.train = lambda job, steps: None
     with pytest.raises(JobError, match="a NoneType, not an Outcome"):
         collected(InlineExecutor(task), job_of(0))
 

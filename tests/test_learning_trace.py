@@ -78,7 +78,7 @@ def test_evaluation_is_the_mean_over_the_split() -> None:
 
 def test_rp_01_global_generators_and_threads_are_as_before() -> None:
     """Building, training and evaluating leave Python's, NumPy's and torch's generators and threads untouched."""
-    random.random()  # noqa: S311
+    random.random()
     torch.rand(3)
     before, threads = global_states(), torch.get_num_threads()
     played(1)

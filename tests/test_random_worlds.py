@@ -81,7 +81,9 @@ def some_legs(pick, *, waits: bool, idle: bool) -> Legs:
 
 def some_losses(pick, trips) -> dict[tuple[int, int], int]:
     """Losses among the first three trips of each client: none, on the way, or in the instant of arrival."""
-    wanted = {(client, nth): pick([None, None, None, 0.0, 0.5, 1.0]) for client in range(len(trips)) for nth in range(3)}
+    wanted = {
+        (client, nth): pick([None, None, None, 0.0, 0.5, 1.0]) for client in range(len(trips)) for nth in range(3)
+    }
     whole = {(client, nth): trips[client][nth % len(trips[client])].whole for client, nth in wanted}
     return {job: int(share * whole[job]) for job, share in wanted.items() if share is not None}
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import scenarios
 
+import scenarios
 from desim_fl.run import execute
 from desim_fl.scenario import load
 
@@ -67,7 +67,7 @@ def test_the_golden_timelines_hold_with_cpu_features_masked():
 
 
 def test_rp_01_plan_and_run_agree_in_fresh_processes_under_any_hash_seed(tmp_path):
-    """plan and run, three processes, hash seeds 0, 1, 2: one timeline, one model, one partition."""
+    """Plan and run, three processes, hash seeds 0, 1, 2: one timeline, one model, one partition."""
     path = str(scenarios.write(tmp_path, scenarios.BLOBS))
     runs = [
         process(["run", path, "--out", str(tmp_path / f"run{seed}")], PYTHONHASHSEED=seed) for seed in ("0", "1", "2")

@@ -1,7 +1,5 @@
 """Server strategies on plain floats, against numbers worked out by hand."""
 
-# ruff: noqa: ARG002  (the strategies made here to fail have the full signatures)
-
 import dataclasses
 import math
 import pickle

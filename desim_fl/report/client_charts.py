@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
+from desim_fl.core import TICKS_PER_SECOND
 from desim_fl.report import formats, trips
 from desim_fl.report.figures import Figure, Numbers, named, text_height
 from desim_fl.report.staleness_charts import bars, fates
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from desim_fl.report.populations import Sample, Timeline
 
 _LEGS = list(trips.LEGS)
+_MARKS = " A cross marks a lost job, a triangle a cancelled, a diamond a rejected one."
 _ENDS = ["lost", "cancelled", "rejected"]
 
 
@@ -36,10 +38,47 @@ def timeline(view: Timeline, shown: Sample, end_s: float) -> Figure:
     if view.legs.is_empty():
         return Figure("timeline", heading, "No job was dispatched.", wide=True)
     brush = alt.selection_interval(name="zoom", encodings=["x"])
-    unit = view.unit
-    title = f"Virtual time ({unit.name})"
-    limit = view.end / 1e6 / unit.seconds
-    flying = (
+    title = f"Virtual time ({view.unit.name})"
+    ends = view.legs["ended"].count() > 0
+    x = alt.X("start:Q", title=title, scale=alt.Scale(domain=brush, nice=False))
+    layers = [_legs(x, shown), *([_ends(title, brush, shown)] if ends else [])]
+    gantt = alt.layer(*layers, height=text_height(shown.names.height), name="gantt")
+    return Figure(
+        "timeline",
+        heading,
+        f"Each bar is one leg of one job.{_MARKS if ends else ''}{sampled(shown)}{_window(view, end_s)}",
+        alt.vconcat(_flying(view, brush), gantt, spacing=22),
+        _timeline_numbers(view, title),
+        wide=True,
+    )
+
+
+def _window(view: Timeline, end_s: float) -> str:
+    if view.whole:
+        return ""
+    return f" The window is the first {formats.duration(view.end / TICKS_PER_SECOND)} of {formats.duration(end_s)}."
+
+
+def _timeline_numbers(view: Timeline, title: str) -> dict[str, Numbers]:
+    unit = view.unit.name
+    headings = {
+        "label": "Client",
+        "job": "Job",
+        "version": "From version",
+        "leg": "Leg",
+        "start": f"Start ({unit})",
+        "stop": f"End ({unit})",
+        "ended": "Ended as",
+    }
+    return {
+        "legs": Numbers("Legs of jobs", view.legs, headings),
+        "flying": Numbers("Jobs in flight", view.flying, {"time": title, "flying": "Jobs in flight"}),
+    }
+
+
+def _flying(view: Timeline, brush: alt.Parameter) -> alt.Chart:
+    limit = view.end / TICKS_PER_SECOND / view.unit.seconds
+    return (
         alt.Chart(named("flying"), name="flying", height=60)
         .mark_area(interpolate="step-after", style="band", line=True)
         .encode(
@@ -47,40 +86,6 @@ def timeline(view: Timeline, shown: Sample, end_s: float) -> Figure:
             y=alt.Y("flying:Q", title="Jobs in flight (drag to zoom)", axis=alt.Axis(tickCount=2, format=",d")),
         )
         .add_params(brush)
-    )
-    x = alt.X("start:Q", title=title, scale=alt.Scale(domain=brush, nice=False))
-    gantt = alt.layer(_legs(x, shown), _ends(title, brush, shown), height=text_height(shown.names.height), name="gantt")
-    window = (
-        ""
-        if view.whole
-        else f" The window is the first {formats.duration(view.end / 1e6)} of {formats.duration(end_s)}."
-    )
-    marks = (
-        " A cross marks a lost job, a triangle a cancelled, a diamond a rejected one."
-        if view.legs["ended"].count()
-        else ""
-    )
-    headings = {
-        "label": "Client",
-        "job": "Job",
-        "version": "From version",
-        "leg": "Leg",
-        "start": f"Start ({unit.name})",
-        "stop": f"End ({unit.name})",
-        "ended": "Ended as",
-    }
-    return Figure(
-        "timeline",
-        heading,
-        "Each bar is one leg of one job." + marks + sampled(shown) + window,
-        alt.vconcat(flying, gantt, spacing=22),
-        {
-            "legs": Numbers("Legs of jobs", view.legs, headings),
-            "flying": Numbers(
-                "Jobs in flight", view.flying, {"time": f"Virtual time ({unit.name})", "flying": "Jobs in flight"}
-            ),
-        },
-        wide=True,
     )
 
 

@@ -76,6 +76,8 @@ def _learning_numbers(frame: pl.DataFrame, unit: TimeUnit) -> dict[str, Numbers]
         "accuracy": "Accuracy",
         "loss": "Loss",
     }
+    if not frame["accuracy"].count():
+        del headings["accuracy"]
     return {"learning": Numbers("Evaluations of the global model", frame, headings)}
 
 

@@ -92,7 +92,7 @@ def _template() -> jinja2.Template:
 @cache
 def bundle() -> str:
     """Vega, Vega-Lite and Vega-Embed as one script, in the version that Altair writes for."""
-    return vl_convert.javascript_bundle(None, vl_version=_vega_lite())
+    return vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=_vega_lite())
 
 
 def _vega_lite() -> str:
@@ -163,15 +163,19 @@ def _picture(figure: Figure) -> str:
 def _still(spec: dict[str, Any]) -> dict[str, Any]:
     """Lines alone, without what only answers to a pointer, at a fixed width."""
     panels = [
-        panel
-        | {"width": 560, "layer": [layer for layer in panel["layer"] if "name" not in layer and not _waits(layer)]}
+        panel | {"width": 560, "layer": [_unclipped(layer) for layer in panel["layer"] if _stays(layer)]}
         for panel in spec["vconcat"]
     ]
     return {key: value for key, value in spec.items() if key != "params"} | {"vconcat": panels}
 
 
-def _waits(layer: dict[str, Any]) -> bool:
-    return layer["mark"].get("style") == "hover-line"
+def _stays(layer: dict[str, Any]) -> bool:
+    return "name" not in layer and layer["mark"].get("style") != "hover-line"
+
+
+def _unclipped(layer: dict[str, Any]) -> dict[str, Any]:
+    # Vega numbers its clip paths through the life of a process, so a second report would differ from the first.
+    return layer | {"mark": {key: value for key, value in layer["mark"].items() if key != "clip"}}
 
 
 def _replace(path: Path, text: str) -> Path:

@@ -1,0 +1,94 @@
+"""The report in a real browser: Debian's Chromium, without a network, in light and dark and at phone width."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_runs import Made, make
+
+from desim_fl import report
+
+HERE = Path(__file__).parent / "browser"
+WAYS = (("light", 1200), ("dark", 1200), ("light", 390), ("dark", 390))
+RUNS = {
+    "normal": Made(updates=150, concurrency=25, max_staleness=2),
+    "diverged": Made(updates=150, nan_from=7, names=("<b>x</b>", "</script><script>alert(1)</script>")),
+    "quadratic": Made(clients=3, accuracy=False, classes=0, updates=60, buffer=3, concurrency=3, wait=False),
+    "plan": Made(updates=80, trained=False),
+}
+
+
+def browser() -> tuple[str, str]:
+    """Return the programs that open a page; where one is missing the test fails and says how to get it."""
+    node, chromium = shutil.which("node"), shutil.which("chromium")
+    if node is None or chromium is None:
+        pytest.fail("the browser tests need the programs node and chromium: apt-get install -y chromium nodejs npm")
+    if not (HERE / "node_modules" / "playwright-core").is_dir():
+        pytest.fail("the browser tests need playwright-core: npm ci --prefix tests/browser")
+    return node, chromium
+
+
+def opened(page: Path, scheme: str, width: int) -> dict[str, Any]:
+    """Open a page and return what happened."""
+    node, chromium = browser()
+    command = [node, str(HERE / "check.mjs"), chromium, str(page), scheme, str(width)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Write one page of each kind of run."""
+    return {name: report.write(make(tmp_path_factory.mktemp("run"), made)) for name, made in RUNS.items()}
+
+
+def check(found: dict[str, Any], width: int) -> None:
+    """Nothing fetched, nothing said, every chart drawn once, inside the page, with words for a screen reader."""
+    assert found["requests"] == []
+    assert found["console"] == []
+    assert found["errors"] == []
+    assert found["scroll_width"] == width
+    for chart in found["charts"]:
+        assert chart["svgs"] == 1, chart
+        assert chart["marks"] > 3, chart
+        assert chart["width"] - 26 < chart["svg_width"] <= chart["width"], chart
+        assert len(chart["label"]) > 40, chart
+
+
+@pytest.mark.parametrize(("scheme", "width"), WAYS)
+def test_the_page_works_offline(pages: dict[str, Path], scheme: str, width: int) -> None:
+    """Opened as a file: no request, an empty console, every chart; brushing zooms, pointing links, schemes redraw."""
+    found = opened(pages["normal"], scheme, width)
+    check(found, width)
+    assert len(found["charts"]) == 13
+    assert found["zoomed"]
+    assert found["linked"]
+    assert "Accuracy" in found["tooltip"]
+    assert "undefined" not in found["tooltip"]
+    dark = sum(int(part) for part in found["background"].removeprefix("rgb(").rstrip(")").split(",")) < 300
+    assert dark == (scheme == "dark")
+    assert found["axis_colour"] != found["axis_colour_after"]
+
+
+@pytest.mark.parametrize("name", ["diverged", "quadratic", "plan"])
+def test_other_runs_draw_too(pages: dict[str, Path], name: str) -> None:
+    """A diverged run, one without accuracy and one without training draw every chart that they have."""
+    found = opened(pages[name], "light", 1200)
+    check(found, 1200)
+    assert not {"NaN", "undefined", "null", "Infinity"} & set(found["texts"])
+    if name == "diverged":
+        assert "<b>x</b>" in found["texts"]
+        assert "diverged at version 7" in found["texts"]
+
+
+def test_the_page_works_without_scripts(pages: dict[str, Path]) -> None:
+    """With scripts off the main chart is there as a picture."""
+    found = opened(pages["normal"], "no-preference", 1200)
+    assert found["picture"] > 400
+    assert found["errors"] == []
