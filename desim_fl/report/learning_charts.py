@@ -200,4 +200,5 @@ def client_losses(frame: pl.DataFrame, shown: Sample) -> Figure:
         "From a client's first update to its last: the mean loss over the steps of its local training.",
         alt.layer(line, dots, data=named("client_losses"), height=text_height(len(labels))),
         {"client_losses": Numbers("Local loss by client", frame, headings)},
+        wide=not shown.whole,
     )

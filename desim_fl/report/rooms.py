@@ -78,13 +78,14 @@ def _timeline(jobs: pl.DataFrame, shown: populations.Sample, facts: Facts) -> li
 
 def _clients(run: Run, jobs: pl.DataFrame, shown: populations.Sample, unit: TimeUnit) -> list[Figure]:
     back = trips.returned(jobs)
-    figures = [
+    spread = [] if shown.whole else [client_charts.turnout(populations.turnout(run.clients))]
+    return [
         client_charts.participation(populations.participation(jobs, shown), shown, _busiest(jobs)),
         client_charts.classes(populations.classes(run.clients, shown), shown),
+        *spread,
         learning_charts.local_loss(curves.local_loss(back, unit), unit),
         learning_charts.client_losses(populations.local_losses(back, shown), shown),
     ]
-    return figures if shown.whole else [*figures, client_charts.turnout(populations.turnout(run.clients))]
 
 
 def _busiest(jobs: pl.DataFrame) -> str:

@@ -2,7 +2,8 @@
 
 Columns: ``job, client, version`` (of the model it starts from), ``lr, dispatched, downloaded, started, computed, ended``
 (ticks, null where it never came to that), ``fate``, ``staleness`` (versions), ``loss`` (local, null where not
-finite), ``applied`` (weight times the scale of the publish that follows), ``bytes``.
+finite), ``applied`` (weight times the scale of the publish that follows,
+of accepted updates only), ``bytes``.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ def trips(events: pl.DataFrame) -> pl.DataFrame:
         jobs = _with(jobs, events.filter(kind == _KIND).select("job", pl.col("ticks").alias(name)))
     jobs = _with(jobs, _endings(events))
     jobs = _with(jobs, _applied(events))
-    return jobs.with_columns(pl.col("fate").fill_null("in flight"))
+    counted = pl.when(pl.col("fate") == "accepted").then(pl.col("applied"))
+    return jobs.with_columns(pl.col("fate").fill_null("in flight"), applied=counted)
 
 
 def _with(jobs: pl.DataFrame, facts: pl.DataFrame) -> pl.DataFrame:
