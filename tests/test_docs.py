@@ -38,7 +38,8 @@ def test_the_strategy_in_the_docs_runs_as_it_stands(tmp_path, monkeypatch):
 @pytest.mark.parametrize("line", [line for block in blocks(README, "sh")[2:] for line in block.splitlines() if line])
 def test_readme_commands_are_valid(line):
     """Each further command of the README resolves its scenario or prints its help; none is misspelt."""
-    words = shlex.split(line.partition("  #")[0].partition(" > ")[0].partition("   ")[0])
+    words = shlex.split(line, comments=True)
+    words = words[: words.index(">")] if ">" in words else words
     assert words[0] == "desim-fl"
     arguments = [str(ROOT / word) if word.endswith(".toml") else word for word in words[1:]]
     tail = ["--print-config"] if arguments[0] in {"run", "plan"} else ["--help"]
