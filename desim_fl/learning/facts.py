@@ -128,7 +128,7 @@ def factory_facts(name: str, args: Mapping[str, Any]) -> ModelFacts:
     return ModelFacts(*answer["facts"])
 
 
-def _own_sources() -> dict[str, str]:
+def own_sources() -> dict[str, str]:
     """Hash the source files loaded so far that belong neither to Python nor to an installed package."""
     installed = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
     files = sorted({str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())})
@@ -144,7 +144,7 @@ def _measured(name: str, args: dict[str, Any]) -> dict[str, Any]:
     state = ModuleState(models.made(name, args))
     trainable = sum(value.numel() * value.element_size() for value in state.parameters)
     beside = sum(value.numel() * value.element_size() for value in state.buffers().values())
-    return {"facts": ModelFacts(sum(state.sizes), trainable, beside), "sources": _own_sources()}
+    return {"facts": ModelFacts(sum(state.sizes), trainable, beside), "sources": own_sources()}
 
 
 def main() -> None:

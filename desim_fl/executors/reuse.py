@@ -1,0 +1,147 @@
+"""Never train twice: an executor in front of another that takes outcomes it already has from a store.
+
+An outcome is kept under everything it depends on (see :mod:`desim_fl.learning.identity`): a job whose base model,
+data, stream, work, code and machine are the same gives the same bits, so it need not be trained again. Only exact
+executors write.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from safetensors.torch import load, save
+
+from desim_fl.core import Outcome, Score
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from desim_fl.core import Executor, Job, Model
+    from desim_fl.executors.store import Store
+    from desim_fl.learning.identity import Identity
+
+_PLAIN = ("examples", "steps", "stopped", "loss", "bad")
+
+
+def packed(outcome: Outcome) -> bytes | None:
+    """An outcome as bytes; ``None`` for one that holds more than parameters, buffers and buffers as memory."""
+    memory = outcome.memory
+    if outcome.extra is not None or (memory is not None and set(memory) != {"buffers"}):
+        return None
+    tensors = {"params": outcome.params}
+    tensors |= {f"buffers.{name}": value for name, value in (outcome.buffers or {}).items()}
+    tensors |= {f"memory.{name}": value for name, value in (memory or {}).get("buffers", {}).items()}
+    plain = {name: getattr(outcome, name) for name in _PLAIN}
+    plain |= {"has_buffers": outcome.buffers is not None, "has_memory": memory is not None}
+    solid = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
+    return save(solid, metadata={"outcome": json.dumps(plain)})
+
+
+def unpacked(content: bytes, device: Any) -> Outcome:
+    """The outcome again, on ``device``."""
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    plain = json.loads(header["__metadata__"]["outcome"])
+    tensors = {name: value.to(device) for name, value in load(content).items()}
+
+    def under(prefix: str) -> dict[str, Any]:
+        return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+    return Outcome(
+        tensors["params"],
+        under("buffers.") if plain["has_buffers"] else None,
+        memory={"buffers": under("memory.")} if plain["has_memory"] else None,
+        **{name: plain[name] for name in _PLAIN},
+    )
+
+
+class ReuseExecutor:
+    """Asks ``store`` before ``inner``; ``reused`` and ``trained`` count jobs, ``rescored`` reused evaluations."""
+
+    def __init__(self, inner: Executor, store: Store, identity: Identity, device: Any) -> None:
+        self.inner, self.store, self.identity, self.device = inner, store, identity, device
+        self.name = inner.name
+        self.reused = self.trained = self.rescored = 0
+        self._known: dict[int, Outcome] = {}
+        self._due: dict[int, int] = {}
+        self._models: dict[int, list[Any]] = {}  # id of parameters -> [parameters, digest, jobs that use it]
+
+    @property
+    def wall(self) -> list[Any]:
+        """Real seconds of the jobs that were trained."""
+        return getattr(self.inner, "wall", [])
+
+    def _model(self, job: Job, change: int) -> str:
+        """Digest of a job's base model, computed once while any job uses it."""
+        entry = self._models.get(id(job.params))
+        if entry is None:
+            entry = [job.params, self.identity.model_digest(job.params, job.buffers), 0]
+            self._models[id(job.params)] = entry
+        entry[2] += change
+        if entry[2] <= 0:
+            del self._models[id(job.params)]
+        return entry[1]
+
+    def _found(self, key: str | None) -> Outcome | None:
+        content = None if key is None else self.store.get(key)
+        return None if content is None else unpacked(content, self.device)
+
+    def submit(self, job: Job, due: int) -> None:
+        """Look the job up; pass it on only if its outcome is not there."""
+        model = self._model(job, +1)
+        self._due[job.id] = due
+        found = self._found(self.identity.job_key(model, job, job.work.steps or 0))
+        if found is not None:
+            self._known[job.id] = found
+        else:
+            self.inner.submit(job, due)
+
+    def collect(self, job: Job, steps: int) -> Outcome:
+        """Return the outcome from the store, or from training; exact ones are kept."""
+        key = self.identity.job_key(self._model(job, 0), job, steps)
+        known = self._known.pop(job.id, None)
+        if known is not None and steps != job.work.steps:  # it reports early: look for that, or train it after all
+            known = self._found(key)
+            if known is None:
+                self.inner.submit(job, self._due[job.id])
+        if known is not None:
+            self.reused += 1
+            return known
+        outcome = self.inner.collect(job, steps)
+        self.trained += 1
+        content = packed(outcome) if key is not None and getattr(self.inner, "exact", False) else None
+        if key is not None and content is not None:
+            self.store.put(key, content)
+        return outcome
+
+    def release(self, job: Job) -> None:
+        """Forget the job."""
+        if self._due.pop(job.id, None) is None:
+            return
+        self._known.pop(job.id, None)
+        self._model(job, -1)
+        self.inner.release(job)
+
+    def evaluate(self, model: Model) -> Callable[[], Sequence[Score]]:
+        """Return a promise of the scores: those kept, or those of the inner executor, which are then kept."""
+        key = self.identity.score_key(self.identity.model_digest(model.params, model.buffers), model.version)
+        content = self.store.get(key)
+        if content is not None:
+            self.rescored += 1
+            scores = tuple(Score(*row) for row in json.loads(content))
+            return lambda: scores
+        promise = self.inner.evaluate(model)
+
+        def kept() -> Sequence[Score]:
+            fresh = promise()
+            if getattr(self.inner, "exact", False):
+                self.store.put(key, json.dumps(fresh).encode())
+            return fresh
+
+        return kept
+
+    def close(self) -> None:
+        """Close the inner executor; the store stays."""
+        self._known.clear()
+        self._models.clear()
+        self.inner.close()

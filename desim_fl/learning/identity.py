@@ -1,0 +1,141 @@
+"""What a trained result depends on besides the job: the task, the software and the machine, as hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from desim_fl.learning.facts import own_sources
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from desim_fl.learning.classification import ClassificationTask
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_CODE = ("learning/*.py", "draws.py", "algebra.py", "core.py")
+
+
+def digest(*parts: Any) -> str:
+    """sha256 over a nested value of numbers, text, tensors, tuples, lists and dicts, types and shapes included.
+
+    Raises ``TypeError`` for anything else, which then has no identity.
+    """
+    state = hashlib.sha256()
+    for piece in _pieces(parts):
+        state.update(len(piece).to_bytes(8, "little"))
+        state.update(piece)
+    return state.hexdigest()
+
+
+def _pieces(value: Any) -> Iterable[bytes | memoryview]:
+    if isinstance(value, torch.Tensor):
+        plain = value.detach().cpu().contiguous()
+        yield f"tensor {plain.dtype} {tuple(plain.shape)}".encode()
+        yield memoryview(plain.view(-1).view(torch.uint8).numpy()) if plain.numel() else b""
+    elif isinstance(value, dict):
+        yield f"dict {len(value)}".encode()
+        for key in sorted(value):
+            yield from _pieces(key)
+            yield from _pieces(value[key])
+    elif isinstance(value, (tuple, list)):
+        yield f"list {len(value)}".encode()
+        for item in value:
+            yield from _pieces(item)
+    elif value is None or isinstance(value, (bool, int, float, str)):
+        yield f"{type(value).__name__} {value!r}".encode()
+    else:
+        raise TypeError(f"a {type(value).__name__} has no stable identity")
+
+
+def machine(device: torch.device) -> dict[str, str]:
+    """What decides the last bits of a result on this machine: builds, processor, kernels, flags."""
+    facts = {
+        "torch": f"{torch.__version__} {torch.version.git_version}",
+        "numpy": metadata.version("numpy"),
+        "capability": torch.backends.cpu.get_cpu_capability(),
+        "processor": _processor(),
+        "machine": platform.machine(),
+        "precision": torch.get_float32_matmul_precision(),
+        "mkldnn": str(torch.backends.mkldnn.is_available() and torch.backends.mkldnn.enabled),
+        "deterministic": str(torch.are_deterministic_algorithms_enabled()),
+        "dtype": str(torch.get_default_dtype()),
+        "device": device.type,
+    }
+    if device.type == "cuda":
+        facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
+    return facts
+
+
+def _processor() -> str:
+    """The processor's model where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+
+
+def code(module: torch.nn.Module) -> str:
+    """Hash of the source that trains; for a user's own model, of every loaded source file that is not installed."""
+    files = sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern))
+    own = own_sources() if _is_own(module) else {}
+    users = {path: content for path, content in own.items() if not path.startswith(str(_PACKAGE))}
+    return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in files], users)
+
+
+def _is_own(module: torch.nn.Module) -> bool:
+    """Whether torch's own classes do not say everything about what a network computes."""
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return any(
+        not type(part).__module__.startswith("torch.nn.") or any(getattr(part, name, None) for name in hooks)
+        for part in module.modules()
+    )
+
+
+class Identity:
+    """The identity of a task; ``job_key`` and ``model_key`` add what differs from job to job."""
+
+    def __init__(self, task: ClassificationTask) -> None:
+        optimizer = task.optimizer
+        self.task = digest(
+            code(task.module),
+            machine(task.device),
+            [repr(task.module), {name: tuple(value.shape) for name, value in task.module.state_dict().items()}],
+            [task.seed, task.batch_size, task.threads, task.local_buffers],
+            [optimizer.name, optimizer.momentum, optimizer.weight_decay],
+            list(task.training),
+        )
+        self.scored = digest(self.task, {name: list(samples) for name, samples in task.splits.items()})
+        self._keys = task.keys
+        self._clients = [hashlib.sha256(part.astype("<i8").tobytes()).hexdigest() for part in task.parts]
+
+    def model_digest(self, params: Any, buffers: Any) -> str:
+        """Hash of a version's content."""
+        return digest(params, buffers)
+
+    def job_key(self, model: str, job: Any, steps: int) -> str | None:
+        """Key of a job's outcome after ``steps`` steps; ``None`` where something in it has no identity."""
+        try:
+            return digest(
+                self.task, model, self._keys[job.client], self._clients[job.client], job.nth,
+                [job.work.epochs, job.work.steps, job.work.lr, job.work.decay, job.work.part, steps],
+                job.extra, job.memory,
+            )  # fmt: skip
+        except TypeError:
+            return None
+
+    def score_key(self, model: str, version: int) -> str:
+        """Key of an evaluation; the version counts because it names the evaluation's random stream."""
+        return digest("scores", self.scored, model, version)
+
+
+def describe(task: ClassificationTask) -> str:
+    """The machine's facts as JSON, for the manifest."""
+    return json.dumps(machine(task.device), sort_keys=True)

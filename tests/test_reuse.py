@@ -1,0 +1,262 @@
+"""Never training twice: what is reused is what training would give, and whatever matters is part of the key."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+
+import numpy as np
+import pytest
+import torch
+from training_world import BLOBS, PARTS, NoisyNet, blob_task, equal_buffers, job_of, mlp_of
+
+from desim_fl.core import Model, Outcome, Score
+from desim_fl.executors.reuse import ReuseExecutor, packed, unpacked
+from desim_fl.executors.store import Store
+from desim_fl.learning.identity import Identity
+from desim_fl.learning.optimizers import OptimizerSettings
+
+CPU = torch.device("cpu")
+
+
+class Counting:
+    """A plain executor that counts what it is asked."""
+
+    def __init__(self, task, *, exact: bool = True) -> None:
+        self.task, self.exact, self.name = task, exact, "counting"
+        self.submitted, self.collected, self.evaluated = [], [], 0
+
+    def submit(self, job, due):
+        self.submitted.append((job.id, due))
+
+    def collect(self, job, steps):
+        assert job.id in {number for number, _ in self.submitted}
+        self.collected.append(job.id)
+        return self.task.train(job, steps)
+
+    def release(self, job):
+        pass
+
+    def evaluate(self, model):
+        self.evaluated += 1
+        scores = tuple(self.task.evaluate(model))
+        return lambda: scores
+
+    def close(self):
+        pass
+
+
+def reusing(folder, task, **options) -> tuple[ReuseExecutor, Counting]:
+    """A reuse executor in front of a counting one."""
+    inner = Counting(task, **options)
+    return ReuseExecutor(inner, Store(folder, 10**9), Identity(task), CPU), inner
+
+
+def once(executor, job, steps=None) -> Outcome:
+    """Submit, collect and release one job."""
+    executor.submit(job, 5)
+    outcome = executor.collect(job, job.work.steps if steps is None else steps)
+    executor.release(job)
+    return outcome
+
+
+def same(left: Outcome, right: Outcome) -> bool:
+    """Whether two outcomes hold the same bits."""
+    plain = all(getattr(left, name) == getattr(right, name) for name in ("examples", "steps", "stopped", "loss", "bad"))
+    return plain and torch.equal(left.params, right.params) and equal_buffers(left.buffers, right.buffers)
+
+
+@pytest.mark.parametrize("model", [None, NoisyNet])
+def test_a_known_job_is_taken_from_the_store_bit_for_bit(tmp_path, model):
+    """The second executor, on a task of its own, trains nothing and returns equal bits, buffers included."""
+    first, inner = reusing(tmp_path, blob_task(model))
+    job = job_of(first.inner.task.initial(), steps=4)
+    trained = once(first, job)
+    second, other = reusing(tmp_path, blob_task(model))
+    reused = once(second, job_of(second.inner.task.initial(), steps=4, number=77))
+    assert (len(inner.collected), len(other.collected)) == (1, 0)
+    assert (second.reused, second.trained) == (1, 0)
+    assert same(trained, reused)
+
+
+def test_whatever_decides_a_result_is_part_of_its_key():
+    """Another base, buffer, client, data, nth, rate, decay, steps, seed, batch size, optimiser, threads or model differs."""
+    base = blob_task()
+    job = job_of(base.initial(), steps=4)
+
+    def key(task, job=job, steps=4):
+        identity = Identity(task)
+        return identity.job_key(identity.model_digest(job.params, job.buffers), job, steps)
+
+    moved = job._replace(params=torch.nextafter(job.params, job.params + 1))
+    swapped = [PARTS[0][::-1].copy(), *PARTS[1:]]
+    images = dataclasses.replace(BLOBS, train_images=BLOBS.train_images + np.float32(1e-7))
+    variants = [
+        key(base),
+        key(base, moved),
+        key(base, job._replace(buffers={"extra": torch.zeros(1)})),
+        key(base, job._replace(client=1)),
+        key(base, job._replace(nth=1)),
+        key(base, job._replace(extra=1.0)),
+        key(base, job._replace(memory={"buffers": {"a": torch.zeros(1)}})),
+        key(base, job._replace(work=job.work._replace(lr=0.2))),
+        key(base, job._replace(work=job.work._replace(decay="inverse_sqrt_epoch"))),
+        key(base, job._replace(work=job.work._replace(epochs=2))),
+        key(base, steps=3),
+        key(blob_task(seed=8)),
+        key(blob_task(parts=swapped)),
+        key(blob_task(keys=[9, 1, 2, 3])),
+        key(blob_task(batch_size=16)),
+        key(blob_task(optimizer=OptimizerSettings("sgd", 0.5))),
+        key(blob_task(optimizer=OptimizerSettings("adam"))),
+        key(blob_task(threads=2)),
+        key(blob_task(buffers="local")),
+        key(blob_task(dataset=images)),
+        key(blob_task(mlp_of(hidden=(15,)))),
+    ]
+    assert len(set(variants)) == len(variants)
+    assert None not in variants
+    assert key(base) == key(blob_task())
+    assert key(base, job._replace(id=5, version=3, tag=9)) == key(base)
+
+
+def test_what_has_no_identity_is_trained_every_time(tmp_path):
+    """A broadcast of an unknown type gives no key: nothing is stored, nothing is guessed."""
+    executor, inner = reusing(tmp_path, blob_task())
+    job = job_of(executor.inner.task.initial(), steps=2)._replace(extra=object())
+    once(executor, job)
+    once(executor, job._replace(id=1))
+    assert len(inner.collected) == 2
+    assert not list(tmp_path.glob("*/*"))
+
+
+def test_only_exact_executors_write(tmp_path):
+    """An executor that is not exact may read, and leaves the store as it was."""
+    near, inner = reusing(tmp_path, blob_task(), exact=False)
+    once(near, job_of(near.inner.task.initial(), steps=2))
+    near.evaluate(near.inner.task.initial())()
+    assert not list(tmp_path.glob("*/*"))
+    exact, _ = reusing(tmp_path, blob_task())
+    once(exact, job_of(exact.inner.task.initial(), steps=2))
+    once(near, job_of(near.inner.task.initial(), steps=2, number=1))
+    assert (len(inner.collected), near.reused) == (1, 1)
+
+
+def test_a_job_that_reports_early_is_another_result(tmp_path):
+    """Known in full but stopped after two steps: trained once, then known for two steps as well."""
+    executor, inner = reusing(tmp_path, blob_task())
+    initial = executor.inner.task.initial()
+    whole = once(executor, job_of(initial, steps=4))
+    early = once(executor, job_of(initial, steps=4, number=1), 2)
+    again = once(executor, job_of(initial, steps=4, number=2), 2)
+    assert inner.collected == [0, 1]
+    assert same(early, again)
+    assert early.steps == 2
+    assert not torch.equal(whole.params, early.params)
+
+
+def test_evaluations_are_reused_too(tmp_path):
+    """Scores of a version come from the store, exactly, NaN included."""
+    first, inner = reusing(tmp_path, blob_task())
+    model = first.inner.task.initial()
+    scores = first.evaluate(model)()
+    second, other = reusing(tmp_path, blob_task())
+    assert second.evaluate(model)() == tuple(scores)
+    assert (inner.evaluated, other.evaluated, second.rescored) == (1, 0, 1)
+    broken = Model(1, model.params * math.nan, model.buffers)
+    assert math.isnan(first.evaluate(broken)()[0].loss)
+    again = second.evaluate(broken)()[0]
+    assert isinstance(again, Score)
+    assert math.isnan(again.loss)
+    assert other.evaluated == 0
+
+
+def test_damaged_files_are_noticed_and_trained_again(tmp_path):
+    """A flipped bit or a cut file is no result; the job is trained and the store healed."""
+    executor, inner = reusing(tmp_path, blob_task())
+    job = job_of(executor.inner.task.initial(), steps=2)
+    once(executor, job)
+    (path,) = tmp_path.glob("*/*")
+    whole = path.read_bytes()
+    for number, damaged in enumerate((whole[:-5], bytes([*whole[:50], whole[50] ^ 1, *whole[51:]]), b"")):
+        path.write_bytes(damaged)
+        once(executor, job._replace(id=number + 1))
+        assert len(inner.collected) == number + 2
+        assert path.read_bytes() == whole
+    assert executor.store.failed == 3
+
+
+def test_the_store_keeps_its_bound_and_what_was_used_last(tmp_path):
+    """Beyond the bound the files not used for longest go; one that was just read stays."""
+    store = Store(tmp_path, 20_000)
+    for number in range(30):
+        store.put(f"{number:02x}{number:062x}", bytes([number]) * 968)
+        path = tmp_path / f"{number:02x}"
+        (file,) = path.iterdir()
+        stamp = 1_000_000_000 * (number + 1)
+        import os  # noqa: PLC0415
+
+        os.utime(file, ns=(stamp, stamp))
+    assert store.get(f"{0:02x}{0:062x}") == bytes(968)
+    store.trim()
+    left = {int(path.parent.name, 16) for path in tmp_path.glob("*/*")}
+    assert left == {0, *range(13, 30)}
+    assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 20_000
+
+
+def test_several_writers_and_readers_share_a_store(tmp_path):
+    """Threads that put and get the same keys see whole contents or nothing, and leave no partial file."""
+    stores = [Store(tmp_path, 50_000) for _ in range(4)]
+    contents = {f"{number:064x}": bytes([number]) * 5_000 for number in range(20)}
+    wrong = []
+
+    def work(store: Store) -> None:
+        for _ in range(20):
+            for key, content in contents.items():
+                store.put(key, content)
+                found = store.get(key)
+                if found not in {None, content}:
+                    wrong.append(key)
+
+    threads = [threading.Thread(target=work, args=(store,)) for store in stores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
+    assert all(not path.name.startswith(".") for path in tmp_path.glob("*/*"))
+
+
+def test_an_unusable_folder_costs_time_only(tmp_path):
+    """Where nothing can be written, everything is trained and the failures are counted."""
+    (tmp_path / "file").write_text("in the way")
+    executor, inner = reusing(tmp_path / "file", blob_task())
+    job = job_of(executor.inner.task.initial(), steps=2)
+    once(executor, job)
+    once(executor, job._replace(id=1))
+    assert len(inner.collected) == 2
+    assert executor.store.failed >= 2
+
+
+def test_memory_travels_and_unknown_shapes_are_not_kept():
+    """FedBN's client buffers come back; an outcome with anything else in it is not stored."""
+    buffers = {"mean": torch.arange(3.0), "count": torch.tensor(4)}
+    outcome = Outcome(torch.ones(2), buffers, 3, 2, loss=math.inf, memory={"buffers": {"mean": torch.zeros(3)}})
+    back = unpacked(packed(outcome) or b"", CPU)
+    assert same(outcome, back)
+    assert equal_buffers(back.memory["buffers"], outcome.memory["buffers"])
+    assert packed(outcome._replace(memory={"other": 1})) is None
+    assert packed(outcome._replace(extra=1)) is None
+
+
+def test_no_version_is_held_longer_than_its_jobs(tmp_path):
+    """Digests are remembered while a job in flight uses the version, and forgotten with it."""
+    executor, _ = reusing(tmp_path, blob_task())
+    initial = executor.inner.task.initial()
+    for number in range(3):
+        executor.submit(job_of(initial, number, steps=1, number=number), 0)
+    assert len(executor._models) == 1
+    for number in range(3):
+        executor.release(job_of(initial, number, steps=1, number=number))
+    assert executor._models == {}
