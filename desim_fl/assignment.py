@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from desim_fl.core import TICKS_PER_SECOND, Trip, Work
@@ -27,10 +27,18 @@ class Assignment:
     lr: float = 0.05
     decay: str = "constant"
     rate: Callable[[float], float] | None = None
+    _usual: dict[int, Work] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def work(self, client: int, asked: Work | None) -> Work:
         """Fill in what the strategy left open; raises ``RefusedError`` for sub-models."""
-        asked = asked or Work()
+        if asked is not None:
+            return self._filled(client, asked)
+        usual = self._usual.get(client)
+        if usual is None:
+            usual = self._usual[client] = self._filled(client, Work())
+        return usual
+
+    def _filled(self, client: int, asked: Work) -> Work:
         if asked.part is not None:
             raise RefusedError("sub-models (Work.part) cannot be trained yet; leave part = None")
         epoch = self.steps_per_epoch[client]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from desim_fl.core import Send
-from desim_fl.errors import LawError, RefusedError
+from desim_fl.errors import LawError, RefusedError, RunError
 from desim_fl.population import Roster
 
 if TYPE_CHECKING:
@@ -69,6 +69,7 @@ class Desk:
         """Dispatch whom a send asks for and return what of it stays open."""
         if send.secret:
             raise RefusedError("secure groups (Send.secret) cannot be played yet")
+        self._check(send)
         if send.clients is None:
             taken = self._choose(send)
             rest = send._replace(count=send.count - len(taken))
@@ -80,6 +81,17 @@ class Desk:
             self.dispatched += 1
         left = bool(rest.clients) if send.clients is not None else rest.count > 0
         return rest if left and (send.wait or not taken) else None
+
+    def _check(self, send: Send) -> None:
+        named, total = send.clients or (), self._view.clients
+        if len(set(named)) < len(named) or not all(0 <= client < total for client in named):
+            raise RunError(
+                f"the strategy sends to the clients {named}; one send names distinct client numbers from 0 to {total - 1}"
+            )
+        if send.start is not None and send.start.version > self._view.version:
+            raise RunError(
+                f"the strategy sends version {send.start.version} out, but the server is at version {self._view.version}"
+            )
 
     def _choose(self, send: Send) -> tuple[int, ...]:
         if not self.roster.selectable:

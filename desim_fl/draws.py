@@ -107,5 +107,8 @@ def uniforms(word_values: NDArray[np.uint32]) -> NDArray[np.float64]:
 
 def stream(seed: int, purpose: int, client: int, nth: int) -> np.random.Generator:
     """A NumPy generator of its own for (purpose, client, nth), for uses that need many numbers."""
-    philox = np.random.Philox(key=[seed & 0xFFFFFFFFFFFFFFFF, purpose], counter=[0, 0, client, nth])
+    key = np.array(
+        [seed & 0xFFFFFFFFFFFFFFFF, purpose], np.uint64
+    )  # a list would pass seeds from 2**63 on through floats
+    philox = np.random.Philox(key=key, counter=[0, 0, client, nth])
     return np.random.Generator(philox)

@@ -45,7 +45,7 @@ class Engine:
         self.dispatches = [0] * len(world.sizes)
         self.why: str | None = None
         self._env = simpy.Environment(initial_time=0)
-        self._view = LiveView(world, self.flights, lambda: self.model)
+        self._view = LiveView(world, self.flights)
         self._desk = Desk(world, self._view, self._depart)
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] = lambda _: None
@@ -55,7 +55,7 @@ class Engine:
         self._caches: dict[int, Any] = {}
         self._memories: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}  # by job: buffers of the finite updates since the last publish
-        self._instant, self._instant_arrivals, self._by_client = -1, 0, dict[int, int]()
+        self._instant, self._instant_events, self._by_client = -1, 0, dict[int, int]()
 
     @property
     def now(self) -> int:
@@ -211,6 +211,7 @@ class Engine:
 
     def _lose(self, flying: Flying, why: str) -> None:
         job = flying.job
+        self._guard_progress(job.client, lost=True)
         staleness = self._land(flying, "lost")
         self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, Note(reason=why))
         self._state, reply = self.world.strategy.lose(self._state, self._view, Loss(job, staleness, why))
@@ -221,23 +222,34 @@ class Engine:
         if self._alarms.get(name) is not event:
             return  # taken back, or set anew
         del self._alarms[name]
+        if self._count_event() >= _SAME_INSTANT_LIMIT:
+            raise StalledError(
+                f'virtual time is not advancing: the alarm "{name}" rings again and again at t = {self.now / 1e6} s; '
+                "set it at least a microsecond ahead"
+            )
         self.log.block(self.now)
         self.log.row(Kind.ALARM, -1, -1, self.model.version, note=Note(reason=name))
         self._state, reply = self.world.strategy.alarm(self._state, self._view, name)
         self._answer(reply, freed=0)
 
-    def _guard_progress(self, client: int) -> None:
-        """Raise ``StalledError`` where virtual time does not advance and no stop rule would end it."""
+    def _count_event(self) -> int:
+        """Count the landings and alarms of this instant so far."""
         if self.now != self._instant:
-            self._instant, self._instant_arrivals, self._by_client = self.now, 0, {}
-        self._instant_arrivals += 1
+            self._instant, self._instant_events, self._by_client = self.now, 0, {}
+        self._instant_events += 1
+        return self._instant_events
+
+    def _guard_progress(self, client: int, *, lost: bool = False) -> None:
+        """Raise ``StalledError`` where virtual time does not advance and no stop rule would end it."""
+        events = self._count_event()
         count = self._by_client[client] = self._by_client.get(client, 0) + 1
         stops = self.world.stops
         uncounted = stops.max_versions is None and stops.max_updates is None
-        endless = stops.max_updates is None and self._instant_arrivals >= _SAME_INSTANT_LIMIT
+        endless = (lost or stops.max_updates is None) and events >= _SAME_INSTANT_LIMIT
         if (uncounted and count >= _SAME_CLIENT_LIMIT) or endless:
+            fate = "arrived or was lost" if lost else "arrived"
             raise StalledError(
-                f"virtual time is not advancing: client {client} arrived {count} times at t = {self.now / 1e6} s; "
+                f"virtual time is not advancing: client {client} {fate} {count} times at t = {self.now / 1e6} s; "
                 "give jobs a duration (clients.seconds_per_step, network.latency_s) or set run.max_updates"
             )
 
@@ -245,7 +257,8 @@ class Engine:
 
     def _answer(self, reply: Reply, client: int = -1, job: int = -1, *, freed: int, at_once: bool = False) -> None:
         """Publish first, then check the stop rules, then end, arm and send."""
-        self._caches.update(reply.keep)
+        if reply.keep:
+            self._caches.update(reply.keep)
         if reply.params is not None:
             self._publish(reply, client, job)
         if reply.abandon:
@@ -267,6 +280,7 @@ class Engine:
     def _publish(self, reply: Reply, client: int, job: int) -> None:
         self.model = Model(self.model.version + 1, reply.params, self._averaged(reply.shares))
         self.log.version = self.model.version
+        self._view.moved(self.model)
         self.ledger.publish()
         self._buffers = {}
         self.log.row(Kind.PUBLISH, client, job, self.model.version, note=Note(scale=reply.scale))
@@ -307,9 +321,10 @@ class Engine:
         steps, compute = flying.boundary(self.now, how)
         if steps == flying.steps:
             return
+        ahead = {kind for kind, tick in flying.legs() if tick > self.now}
         self.log.cut(flying.job.id)
         flying.steps, flying.trip = steps, flying.trip._replace(compute=compute)
-        later = tuple(end for end in flying.legs() if end[1] > self.now)
+        later = tuple(end for end in flying.legs() if end[0] in ahead)  # a boundary in this very instant included
         self.log.legs(flying.job.client, flying.job.id, later)
         self._schedule_landing(flying)
 
@@ -317,7 +332,10 @@ class Engine:
         self._alarms.pop(alarm.name, None)
         if alarm.after_s is not None:
             self._alarm_count += 1
-            delay = to_ticks(alarm.after_s)
+            try:
+                delay = to_ticks(alarm.after_s)
+            except ValueError as error:
+                raise RunError(f'the strategy sets the alarm "{alarm.name}": {error}') from error
             self._alarms[alarm.name] = Due(self._env, self._on_alarm, alarm.name, ALARM, self._alarm_count, delay)
 
     # ---- departures

@@ -57,6 +57,7 @@ class Audit:
     settled: int = 0
     bases: int = 0
     last: Row | None = None
+    waits: bool | None = None  # whether the latest job to end computing had a started row
 
     def problems(self, rows: Iterable[Row]) -> Iterator[str]:
         """Yield each contradiction as a sentence that names its row."""
@@ -117,6 +118,11 @@ class Audit:
             return
         if job.leg not in _LEG_AFTER[row.kind]:
             yield f"a leg is out of order: {row.kind} after {job.leg}"
+        if row.kind == "computed":
+            waited = job.leg == "started"
+            if self.waits not in {None, waited}:
+                yield "some jobs of this log have a started row, others none"
+            self.waits = waited
         job.leg = row.kind
 
     def _landing(self, row: Row) -> Iterator[str]:

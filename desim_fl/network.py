@@ -40,6 +40,13 @@ class Links:
         """Ticks of the upload leg, the latency multiplied with ``jitter``."""
         return self._leg(client, jitter, self.up_mbps)
 
+    def transfers(self, client: int) -> tuple[int, int]:
+        """Ticks of the bare transfers down and up, without latency."""
+        return tuple(
+            transfer_ticks(self.size_bytes, None if rates is None else rates[client])
+            for rates in (self.down_mbps, self.up_mbps)
+        )  # pyright: ignore[reportReturnType]
+
     def _leg(self, client: int, jitter: float, rates: tuple[float, ...] | None) -> int:
         rate = None if rates is None else rates[client]
         return to_ticks(self.latency_s[client] * jitter) + transfer_ticks(self.size_bytes, rate)

@@ -53,8 +53,11 @@ class Session:
         except (Exception, KeyboardInterrupt) as error:
             self.status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
             self.error = f"{type(error).__name__}: {error}"
-            self.timeline_sha256 = self.engine.log.finish(self.engine.now)
             self.engine.usage.close(self.engine.flights.values(), self.engine.now)
+            try:
+                self.timeline_sha256 = self.engine.log.finish(self.engine.now)
+            except Exception as second:  # noqa: BLE001  (the first error is the one to tell)
+                error.add_note(f"the rest of the event log could not be written either: {second}")
             raise
         finally:
             self.built.world.executor.close()

@@ -39,14 +39,23 @@ class Account:
     steps: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
-    legs: Spent = Spent()  # noqa: RUF009  (immutable)
+    download: int = 0
+    wait: int = 0
+    compute: int = 0
+    upload: int = 0
 
-    def add(self, legs: Spent) -> None:
-        """Add a job's ticks."""
-        mine = self.legs
-        self.legs = Spent(
-            mine.download + legs.download, mine.wait + legs.wait, mine.compute + legs.compute, mine.upload + legs.upload
-        )
+    def add(self, legs: tuple[int, int, int, int]) -> None:
+        """Add a job's ticks, leg by leg."""
+        download, wait, compute, upload = legs
+        self.download += download
+        self.wait += wait
+        self.compute += compute
+        self.upload += upload
+
+    @property
+    def legs(self) -> Spent:
+        """Ticks by leg."""
+        return Spent(self.download, self.wait, self.compute, self.upload)
 
 
 @dataclass(slots=True)
@@ -67,8 +76,11 @@ class Usage:
     def land(self, flying: Flying, now: int, staleness: int | None) -> None:
         """Count the end of a flight; ``staleness`` is ``None`` unless the job arrived."""
         account = self.accounts[flying.job.client]
-        account.add(spent(flying, now))
-        if staleness is not None:
+        if staleness is None:
+            account.add(spent(flying, now))
+        else:
+            trip = flying.trip
+            account.add((trip.download, trip.wait or 0, trip.compute, trip.upload))
             account.arrivals += 1
             account.steps += flying.steps
             account.bytes_up += flying.trip.bytes_up

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from desim_fl.flight import FlightView
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from desim_fl.core import Flight, Model, Params
     from desim_fl.flight import Flying
@@ -15,28 +15,32 @@ if TYPE_CHECKING:
 
 
 class LiveView:
-    """``core.View`` on a running engine: ``model`` returns the version in force."""
+    """``core.View`` on a running engine, which tells it of every new version through ``moved``."""
 
     __slots__ = ("_model", "_world", "flying")
 
-    def __init__(self, world: World, flights: Mapping[int, Flying], model: Callable[[], Model]) -> None:
-        self._world, self._model = world, model
-        self.flying: Mapping[int, Flight] = FlightView(flights, lambda: model().version)
+    def __init__(self, world: World, flights: Mapping[int, Flying]) -> None:
+        self._world, self._model = world, world.model
+        self.flying: Mapping[int, Flight] = FlightView(flights, lambda: self._model.version)
+
+    def moved(self, model: Model) -> None:
+        """Take note of the version now in force."""
+        self._model = model
 
     @property
     def model(self) -> Model:
         """The version in force."""
-        return self._model()
+        return self._model
 
     @property
     def version(self) -> int:
         """Its number."""
-        return self._model().version
+        return self._model.version
 
     @property
     def params(self) -> Params:
         """Its parameters."""
-        return self._model().params
+        return self._model.params
 
     @property
     def clients(self) -> int:

@@ -33,7 +33,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "selection": (2, {"numpy"}),
     "datasets": (2, {"numpy"}),
     "learning": (2, {"numpy", "torch", "torchvision"}),
-    "executors": (2, {"torch", "ray"}),
+    "executors": (2, {"numpy", "ray", "safetensors", "torch"}),
     "world": (3, set()),
     "flight": (3, {"simpy"}),
     "view": (3, set()),
