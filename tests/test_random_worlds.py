@@ -282,3 +282,16 @@ def test_a_job_that_is_always_lost_at_once_is_an_error():
     )  # fmt: skip
     with pytest.raises(StalledError, match="virtual time is not advancing: client 0 arrived or was lost 100 times"):
         engine_of(setting).engine.run()
+
+
+def test_uniform_selection_up_to_the_last_client():
+    """Sixteen clients in sixteen places: the crowded rule begins below an eighth, and the engine agrees on both sides."""
+    for seed in range(20):
+        setting = a_setting(random.Random(seed).choice)
+        trips = tuple((Legs(0, setting.trips[0][0].wait, 1 + client % 5, 1),) for client in range(16))
+        setting = setting._replace(
+                sizes=(1,) * 16, trips=trips, losses={}, bad=frozenset(), method=Method("fedbuff"), selection="uniform",
+                seed=seed, order=(), concurrency=15 + seed % 2, max_updates=60, max_ticks=None, max_versions=None,
+        )  # fmt: skip
+        reference = check(setting)
+        assert ("crowded selection" in reference.met) == (setting.concurrency == 16)
