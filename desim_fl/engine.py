@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 _SAME_CLIENT_LIMIT = 100
 _SAME_INSTANT_LIMIT = 100_000
+_ABANDONED_LIMIT = 10_000
 
 
 class Engine:
@@ -50,6 +51,7 @@ class Engine:
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] = lambda _: None
         self._state: Any = None
+        self._abandoned = 0  # rounds since the last publish
         self._alarms: dict[str, Due] = {}
         self._alarm_count = 0
         self._caches: dict[int, Any] = {}
@@ -262,7 +264,7 @@ class Engine:
         if reply.params is not None:
             self._publish(reply, client, job)
         if reply.abandon:
-            self.log.row(Kind.ABANDON, client, job, self.model.version)
+            self._abandon(client, job)
         why = self.world.stops.reached(self.model.version, self.ledger.arrived)
         if why is not None:
             self._stop(why, self.now)
@@ -277,12 +279,22 @@ class Engine:
         if not self._desk.explicit and self.ledger.in_flight > self.world.concurrency:
             raise LawError(f"{self.ledger.in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
 
+    def _abandon(self, client: int, job: int) -> None:
+        """Write the row of an abandoned round; raises ``StalledError`` where no round ever ends otherwise."""
+        self.log.row(Kind.ABANDON, client, job, self.model.version)
+        self._abandoned += 1
+        if self._abandoned >= _ABANDONED_LIMIT and self.world.stops.max_ticks is None:
+            raise StalledError(
+                f"{self._abandoned} rounds in a row were abandoned up to t = {self.now / 1e6} s, and no stop rule ends this; "
+                "set run.max_time_s, or a longer strategy.deadline_s"
+            )
+
     def _publish(self, reply: Reply, client: int, job: int) -> None:
         self.model = Model(self.model.version + 1, reply.params, self._averaged(reply.shares))
         self.log.version = self.model.version
         self._view.moved(self.model)
         self.ledger.publish()
-        self._buffers = {}
+        self._buffers, self._abandoned = {}, 0
         self.log.row(Kind.PUBLISH, client, job, self.model.version, note=Note(scale=reply.scale))
         self._evaluator.published(self.model)
 

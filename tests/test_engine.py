@@ -295,3 +295,16 @@ def test_what_cannot_be_played_is_refused_by_name():
         play(ScriptedTrips([1], contended=True))
     with pytest.raises(RefusedError, match="early stopping"):
         play(ScriptedTrips([1]), concurrency=1, outcome=lambda _j, _s, outcome: outcome._replace(stopped=True))
+
+
+def test_rounds_that_are_abandoned_for_ever_are_an_error():
+    """A deadline below the fastest client with cancelled stragglers ends with a named error, not an endless run."""
+    from desim_fl.strategies.fedavg import FedAvg  # noqa: PLC0415
+
+    strategy = FedAvg(clients_per_round=2, deadline_s=0.5, cancel_stragglers=True)
+    with pytest.raises(StalledError, match=r"rounds in a row were abandoned.*max_time_s"):
+        play(ScriptedTrips([1, 1]), strategy=strategy, concurrency=2, stops=StopRules(max_updates=3))
+    bounded = play(
+        ScriptedTrips([1, 1]), strategy=strategy, concurrency=2, stops=StopRules(max_ticks=5_000_000, max_updates=3)
+    )
+    assert len(bounded.rows("abandon")) == 10

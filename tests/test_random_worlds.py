@@ -290,8 +290,8 @@ def test_uniform_selection_up_to_the_last_client():
         setting = a_setting(random.Random(seed).choice)
         trips = tuple((Legs(0, setting.trips[0][0].wait, 1 + client % 5, 1),) for client in range(16))
         setting = setting._replace(
-                sizes=(1,) * 16, trips=trips, losses={}, bad=frozenset(), method=Method("fedbuff"), selection="uniform",
-                seed=seed, order=(), concurrency=15 + seed % 2, max_updates=60, max_ticks=None, max_versions=None,
+            sizes=(1,) * 16, trips=trips, losses={}, bad=frozenset(), method=Method("fedbuff"), selection="uniform",
+            seed=seed, order=(), concurrency=15 + seed % 2, max_updates=60, max_ticks=None, max_versions=None,
         )  # fmt: skip
         reference = check(setting)
         assert ("crowded selection" in reference.met) == (setting.concurrency == 16)
