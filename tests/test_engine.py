@@ -8,7 +8,6 @@ import time
 import pytest
 from worlds import Plain, ScriptedTrips, play
 
-
 from desim_fl.errors import JobError, RefusedError, RunError, StalledError
 from desim_fl.strategies.fedasync import FedAsync
 from desim_fl.strategies.fedbuff import FedBuff

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import random
 from collections import defaultdict
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from desim_fl.strategies.fedavg import FedAvg
 from desim_fl.strategies.fedbuff import FedBuff
 from desim_fl.world import StopRules, World
 
-EXAMPLES = settings(max_examples=400, deadline=None, derandomize="CI" in os.environ)
+EXAMPLES = settings(max_examples=400, deadline=None)
 BYTES = 100
 RARE = {
     "tie of two arrivals", "zero-duration job", "loss", "loss in the instant of arrival", "half-full buffer at the stop",

@@ -36,7 +36,7 @@ laws = st.one_of(
     law(law=st.just("uniform"), low=st.floats(0.001, 1), high=st.floats(1, 9)),
     law(law=st.just("exponential"), mean=positive),
     law(law=st.just("lognormal"), median=positive, sigma=st.floats(0, 3)),
-    law(law=st.just("half_normal"), sd=positive, min=amount),
+    law(law=st.just("half_normal"), sd=positive, min=st.just(0) | positive),
     law(law=st.just("pareto"), alpha=st.floats(1.001, 5), scale=positive),
     law(law=st.just("lomax"), alpha=st.floats(1.001, 5), scale=positive),
     table({"law": st.just("zipf"), "exponent": st.floats(1.01, 4), "cap": count}, scale=positive),
