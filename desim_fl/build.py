@@ -45,6 +45,7 @@ class Built:
     validation: NDArray[np.int64] | None
     data_sha256: str | None
     task: Task | None
+    executor_reason: str
 
 
 def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
@@ -56,12 +57,14 @@ def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
     shape, classes = (known.shape, known.classes) if known is not None else ((), 0)
     trips = _trips(scenario, people, _model_bytes(scenario, shape, classes))
     task, sha256 = (None, None) if timing_only else _task(scenario, people, validation)
+    assignment = _assignment(scenario, people)
+    executor, reason = _executor(scenario, task, people, assignment)
     world = World(
         strategy=_strategy(scenario),
         selector=_selector(scenario, people),
         trips=trips,
-        executor=_executor(task, people),
-        assignment=_assignment(scenario, people),
+        executor=executor,
+        assignment=assignment,
         sizes=people.sizes,
         model=Model(0, Null) if task is None else task.initial(),
         average=(lambda base, _: base) if task is None else task.average,
@@ -72,7 +75,7 @@ def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
         non_finite=scenario.run.non_finite,
         timing_only=timing_only,
     )
-    return Built(scenario, world, people, trips, validation, sha256, task)
+    return Built(scenario, world, people, trips, validation, sha256, task, reason)
 
 
 # ---- data and clients
@@ -210,12 +213,25 @@ def _evaluations(scenario: Scenario) -> Evaluations:
 # ---- learning
 
 
-def _executor(task: Task | None, people: Population) -> Executor:
+def _executor(
+    scenario: Scenario, task: Task | None, people: Population, assignment: Assignment
+) -> tuple[Executor, str]:
     if task is None:
-        return NullExecutor(people.sizes)
-    from desim_fl.executors.inline import InlineExecutor  # noqa: PLC0415  (plan needs no executor that trains)
+        return NullExecutor(people.sizes), "plan trains nothing"
+    from desim_fl.executors.choice import Wish, choose  # noqa: PLC0415  (plan needs no executor that trains)
 
-    return InlineExecutor(task)
+    asked = scenario.executor
+    wish = Wish(asked.name, asked.workers, asked.threads_per_job, _expected_jobs(scenario))
+    steps = [assignment.work(client, None).steps or 0 for client in range(len(people))]
+    return choose(task, wish, steps)
+
+
+def _expected_jobs(scenario: Scenario) -> int | None:
+    """How many updates a count stop lets in; ``None`` where only time ends the run."""
+    run, strategy = scenario.run, scenario.strategy
+    a_version = getattr(strategy, "buffer_size", getattr(strategy, "clients_per_round", 1))
+    limits = [run.max_updates, None if run.max_versions is None else run.max_versions * a_version]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def _task(scenario: Scenario, people: Population, validation: Any) -> tuple[Task, str | None]:

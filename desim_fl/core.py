@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
 Params = Any
 TICKS_PER_SECOND = 1_000_000
@@ -345,13 +345,27 @@ class Executor(Protocol):
         """Let go of a job that landed or was stopped."""
         ...
 
-    def evaluate(self, model: Model) -> Sequence[Score]:
-        """Score a version on every split."""
+    def evaluate(self, model: Model) -> Promise:
+        """Promise the scores of a version on every split."""
         ...
 
     def close(self) -> None:
         """Give everything back."""
         ...
+
+
+class Promise:
+    """Scores that may still be computed somewhere: call it to wait for them; ``ready`` tells without waiting."""
+
+    __slots__ = ("_get", "ready")
+
+    def __init__(self, get: Callable[[], Sequence[Score]], ready: Callable[[], bool] | None = None) -> None:
+        self._get = get
+        self.ready: Callable[[], bool] = ready or (lambda: True)
+
+    def __call__(self) -> Sequence[Score]:
+        """Wait for the scores, and return them."""
+        return self._get()
 
 
 class Score(NamedTuple):

@@ -85,6 +85,10 @@ class Engine:
                 self._env.step()
         return self.log.finish(self.final_ticks)
 
+    def settle(self) -> None:
+        """Wait for evaluations that are still under way, when a run ends before its stop."""
+        self._evaluator.settle(wait=True)
+
     def _goes_on(self) -> bool:
         """Whether anything but evaluations is still to come."""
         return bool(self.flights or self._alarms or self.world.stops.max_ticks is not None)

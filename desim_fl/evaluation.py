@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from desim_fl.flight import EVALUATION, NUMBER_BITS, Due
@@ -11,9 +12,10 @@ if TYPE_CHECKING:
 
     import simpy
 
-    from desim_fl.core import Model, Score
+    from desim_fl.core import Model, Promise, Score
     from desim_fl.world import World
 
+_MOST_WAITING = 8  # evaluations under way at once; each holds its version
 _BY_CLOCK = (1 << NUMBER_BITS) - 1  # within an instant the clock's evaluation follows those of versions
 
 
@@ -33,7 +35,8 @@ class Evaluator:
         self._env, self._world, self._record = env, world, record
         self._pending: list[Model] = []  # published in this instant, not yet evaluated
         self._last = (-1, -1)
-        self._scored: tuple[int, tuple[Score, ...]] = (-1, ())
+        self._promised: tuple[int, Promise | None] = (-1, None)  # the latest version sent to be scored
+        self._waiting: deque[tuple[int, int, int, Promise]] = deque()  # ticks, version, updates, scores; in order
 
     def start(self, model: Model, current: Callable[[], tuple[Model, int]], lasts: Callable[[], bool]) -> None:
         """Evaluate version 0 where evaluations are asked for, and start the clock; ``lasts`` keeps it running."""
@@ -54,15 +57,25 @@ class Evaluator:
         for pending in self._pending:
             self.now(pending, tick, updates)
         self.now(model, tick, updates)
+        self.settle(wait=True)
+
+    def settle(self, *, wait: bool) -> None:
+        """Record what has been scored, in order; with ``wait`` all of it."""
+        while self._waiting and (wait or len(self._waiting) > _MOST_WAITING or self._waiting[0][3].ready()):
+            tick, version, updates, promise = self._waiting.popleft()
+            self._record(Evaluation(tick, version, updates, tuple(promise())))
 
     def now(self, model: Model, tick: int, updates: int) -> None:
         """Evaluate a version, once an instant; an unchanged version keeps its scores."""
         if self._world.timing_only or self._last == (tick, model.version):
             return
-        if self._scored[0] != model.version:
-            self._scored = (model.version, tuple(self._world.executor.evaluate(model)))
+        version, promise = self._promised
+        if promise is None or version != model.version:
+            promise = self._world.executor.evaluate(model)
+            self._promised = (model.version, promise)
         self._last = (tick, model.version)
-        self._record(Evaluation(tick, model.version, updates, self._scored[1]))
+        self._waiting.append((tick, model.version, updates, promise))
+        self.settle(wait=False)
 
     def _arm(self) -> None:
         every = self._world.evaluations.every_ticks

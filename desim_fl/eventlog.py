@@ -142,7 +142,7 @@ class EventLog:
     def legs(self, client: int, job: int, ends: tuple[tuple[Kind, int], ...]) -> None:
         """Hand over the leg ends (kind, tick) of a job that leaves, or is cut short, in the current block."""
         born = self._first_block + len(self._blocks) - 1
-        found = [(born, tick, kind, client, job) for kind, tick in ends]
+        found = [(born, tick, int(kind), client, job) for kind, tick in ends]
         self._legs[job] = self._legs[job] + found if job in self._legs else found
 
     def cut(self, job: int) -> None:

@@ -54,13 +54,17 @@ class Session:
             self.status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
             self.error = f"{type(error).__name__}: {error}"
             self.engine.usage.close(self.engine.flights.values(), self.engine.now)
-            try:
-                self.timeline_sha256 = self.engine.log.finish(self.engine.now)
-            except Exception as second:  # noqa: BLE001  (the first error is the one to tell)
-                error.add_note(f"the rest of the event log could not be written either: {second}")
+            for rescue in (self._finish_log, self.engine.settle):
+                try:
+                    rescue()
+                except Exception as second:  # noqa: BLE001  (the first error is the one to tell)
+                    error.add_note(f"{rescue.__name__} failed too: {second}")
             raise
         finally:
             self.built.world.executor.close()
+
+    def _finish_log(self) -> None:
+        self.timeline_sha256 = self.engine.log.finish(self.engine.now)
 
     @property
     def ticks(self) -> int:
@@ -142,10 +146,11 @@ def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
         "versions": versions(),
         "device": None if built.task is None else str(getattr(built.task, "device", "cpu")),
         "executor": built.world.executor.name,
+        "executor_reason": built.executor_reason,
         "threads_per_job": executor.threads_per_job,
         "host": {"platform": platform.platform(), "machine": platform.machine()},
         "summary": {**summary(session), "wall_s": round(perf_counter() - session.began, 3)},
-        "wall_fields": ["created", "host", "summary.wall_s"],
+        "wall_fields": ["created", "host", "executor", "executor_reason", "summary.wall_s"],
     }
 
 

@@ -84,7 +84,13 @@ NO_TORCH = (
     "run",
     "eventlog",
 )
-WALL_CLOCK = {"executors/inline.py", "run.py", "progress.py"}  # provenance and progress only
+WALL_CLOCK = {
+    "executors/choice.py",
+    "executors/inline.py",
+    "executors/worker.py",
+    "run.py",
+    "progress.py",
+}  # provenance and progress only
 GLOBAL_RANDOM = {"learning/randomness.py"}
 
 

@@ -196,7 +196,7 @@ def test_the_schema_is_valid_and_accepts_what_load_accepts(tmp_path):
 
 def test_workers_beyond_one_are_refused_by_name(tmp_path):
     """The inline executor runs one job at a time, and says so."""
-    done = desim("run", scenarios.write(tmp_path), "--workers", 2)
+    done = desim("run", scenarios.write(tmp_path), "--executor", "inline", "--workers", 2)
     assert done.returncode == 2
     assert "one job at a time" in done.stderr
     assert "--workers" in done.stderr or "executor.workers" in done.stderr

@@ -163,7 +163,7 @@ def test_real_seconds_are_kept_beside() -> None:
     collected(executor, job_of(4, client=1))
     assert [(row.job, row.client) for row in executor.wall] == [(4, 1)]
     assert executor.wall[0].train_s > 0
-    assert list(executor.evaluate(Model(0, 2.5))) == [Score("test", 2.5, None, 1)]
+    assert list(executor.evaluate(Model(0, 2.5))()) == [Score("test", 2.5, None, 1)]
 
 
 def test_the_null_executor_claims_the_plan() -> None:
@@ -171,5 +171,5 @@ def test_the_null_executor_claims_the_plan() -> None:
     executor = NullExecutor([10, 20])
     assert collected(executor, job_of(0, Null, client=1), 7) == Outcome(Null, examples=20, steps=7)
     executor.release(job_of(0))
-    assert list(executor.evaluate(Model(0, Null))) == []
+    assert list(executor.evaluate(Model(0, Null))()) == []
     executor.close()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from training_world import BLOBS, PARTS, NoisyNet, blob_task, equal_buffers, job_of, mlp_of
 
-from desim_fl.core import Model, Outcome, Score
+from desim_fl.core import Model, Outcome, Promise, Score
 from desim_fl.executors.reuse import ReuseExecutor, packed, unpacked
 from desim_fl.executors.store import Store
 from desim_fl.learning.identity import Identity
@@ -41,7 +41,7 @@ class Counting:
     def evaluate(self, model):
         self.evaluated += 1
         scores = tuple(self.task.evaluate(model))
-        return lambda: scores
+        return Promise(lambda: scores)
 
     def close(self):
         pass

@@ -412,7 +412,7 @@ RULES = {
     ),
     "workers": (
         SMALL,
-        "executor.workers=2",
+        'executor={name="inline",workers=2}',
         "[executor] workers = 2 is refused: the inline executor runs one job at a time",
     ),
     "factor_zero": (

@@ -5,12 +5,10 @@ from __future__ import annotations
 from time import perf_counter  # provenance only: real seconds never enter virtual time
 from typing import TYPE_CHECKING, NamedTuple
 
-from desim_fl.core import Job, Model, Outcome, Score
+from desim_fl.core import Job, Model, Outcome, Promise
 from desim_fl.errors import JobError, LawError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from desim_fl.learning.task import Task
 
 
@@ -28,6 +26,8 @@ class InlineExecutor:
     ``wall`` grows by one row a job. A job that was never submitted, or is collected twice, is a ``LawError``; whatever
     goes wrong in training is a ``JobError`` naming job, client, version and executor.
     """
+
+    exact = True
 
     def __init__(self, task: Task, name: str = "inline") -> None:
         self.task = task
@@ -70,9 +70,10 @@ class InlineExecutor:
         """Forget a job that will not be collected; one that is not waiting is forgotten already."""
         self._waiting.pop(job.id, None)
 
-    def evaluate(self, model: Model) -> Sequence[Score]:
+    def evaluate(self, model: Model) -> Promise:
         """Score a version now."""
-        return self.task.evaluate(model)
+        scores = self.task.evaluate(model)
+        return Promise(lambda: scores)
 
     def close(self) -> None:
         """Forget everything that waits."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from desim_fl.algebra import Null
-from desim_fl.core import Job, Model, Outcome, Score
+from desim_fl.core import Job, Model, Outcome, Promise
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,10 +29,10 @@ class NullExecutor:
     def release(self, job: Job) -> None:
         """Do nothing."""
 
-    def evaluate(self, model: Model) -> Sequence[Score]:
+    def evaluate(self, model: Model) -> Promise:
         """Return no scores."""
         del model
-        return ()
+        return Promise(tuple)
 
     def close(self) -> None:
         """Do nothing."""

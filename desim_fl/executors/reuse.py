@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import load, save
 
-from desim_fl.core import Outcome, Score
+from desim_fl.core import Outcome, Promise, Score
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from desim_fl.core import Executor, Job, Model
     from desim_fl.executors.store import Store
@@ -64,7 +64,7 @@ class ReuseExecutor:
         self.reused = self.trained = self.rescored = 0
         self._known: dict[int, Outcome] = {}
         self._due: dict[int, int] = {}
-        self._models: dict[int, list[Any]] = {}  # id of parameters -> [parameters, digest, jobs that use it]
+        self._models: dict[tuple[int, int], list[Any]] = {}  # ids -> [parameters, buffers, digest, jobs that use it]
 
     @property
     def wall(self) -> list[Any]:
@@ -73,14 +73,15 @@ class ReuseExecutor:
 
     def _model(self, job: Job, change: int) -> str:
         """Digest of a job's base model, computed once while any job uses it."""
-        entry = self._models.get(id(job.params))
+        place = (id(job.params), id(job.buffers))
+        entry = self._models.get(place)
         if entry is None:
-            entry = [job.params, self.identity.model_digest(job.params, job.buffers), 0]
-            self._models[id(job.params)] = entry
-        entry[2] += change
-        if entry[2] <= 0:
-            del self._models[id(job.params)]
-        return entry[1]
+            entry = [job.params, job.buffers, self.identity.model_digest(job.params, job.buffers), 0]
+            self._models[place] = entry
+        entry[3] += change
+        if entry[3] <= 0:
+            del self._models[place]
+        return entry[2]
 
     def _found(self, key: str | None) -> Outcome | None:
         content = None if key is None else self.store.get(key)
@@ -122,14 +123,14 @@ class ReuseExecutor:
         self._model(job, -1)
         self.inner.release(job)
 
-    def evaluate(self, model: Model) -> Callable[[], Sequence[Score]]:
+    def evaluate(self, model: Model) -> Promise:
         """Return a promise of the scores: those kept, or those of the inner executor, which are then kept."""
         key = self.identity.score_key(self.identity.model_digest(model.params, model.buffers), model.version)
         content = self.store.get(key)
         if content is not None:
             self.rescored += 1
             scores = tuple(Score(*row) for row in json.loads(content))
-            return lambda: scores
+            return Promise(lambda: scores)
         promise = self.inner.evaluate(model)
 
         def kept() -> Sequence[Score]:
@@ -138,7 +139,7 @@ class ReuseExecutor:
                 self.store.put(key, json.dumps(fresh).encode())
             return fresh
 
-        return kept
+        return Promise(kept, promise.ready)
 
     def close(self) -> None:
         """Close the inner executor; the store stays."""

@@ -68,8 +68,26 @@ class ClassificationTask:
         self.optimizer = optimizer or OptimizerSettings()
         self.device = resolve(device)
         self.local_buffers = buffers == "local"
+        self.model, self.classes = model, dataset.classes
         self.training, self.splits = self._samples(dataset, validation_indices)
         self._build(model, dataset.classes)
+
+    def __reduce__(self) -> tuple[Callable[..., ClassificationTask], tuple[dict[str, Any]]]:
+        """Pickle as a recipe: samples (which torch maps into other processes) and the model's factory, no module."""
+        names = (
+            "seed",
+            "keys",
+            "batch_size",
+            "threads",
+            "parts",
+            "optimizer",
+            "device",
+            "local_buffers",
+            "model",
+            "classes",
+        )
+        facts = {name: getattr(self, name) for name in (*names, "training", "splits")}
+        return _rebuilt, (facts,)
 
     def _samples(self, data: Dataset, validation: NDArray[np.int64] | None) -> tuple[Samples, dict[str, Samples]]:
         """Put training and test samples on the device; validation samples are a copied part of the former."""
@@ -176,3 +194,12 @@ class ClassificationTask:
             name: value.detach().cpu().clone(memory_format=torch.contiguous_format).numpy()
             for name, value in named.items()
         }
+
+
+def _rebuilt(facts: dict[str, Any]) -> ClassificationTask:
+    """Make the task that a pickle describes; its module is built anew, so nothing trainable is shared."""
+    task = ClassificationTask.__new__(ClassificationTask)
+    for name, value in facts.items():
+        setattr(task, name, value)
+    task._build(task.model, task.classes)  # noqa: SLF001  (the other half of __reduce__)
+    return task

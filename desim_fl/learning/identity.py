@@ -34,11 +34,11 @@ def digest(*parts: Any) -> str:
     return state.hexdigest()
 
 
-def _pieces(value: Any) -> Iterable[bytes | memoryview]:
+def _pieces(value: Any) -> Iterable[bytes]:
     if isinstance(value, torch.Tensor):
         plain = value.detach().cpu().contiguous()
         yield f"tensor {plain.dtype} {tuple(plain.shape)}".encode()
-        yield memoryview(plain.view(-1).view(torch.uint8).numpy()) if plain.numel() else b""
+        yield plain.view(-1).view(torch.uint8).numpy().tobytes() if plain.numel() else b""
     elif isinstance(value, dict):
         yield f"dict {len(value)}".encode()
         for key in sorted(value):

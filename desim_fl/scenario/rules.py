@@ -185,7 +185,7 @@ def _stop_rule(run: Run) -> Iterator[Problem]:
 
 
 def _workers(executor: Executor) -> Iterator[Problem]:
-    if executor.workers is not None and executor.workers > 1:
+    if executor.name == "inline" and executor.workers is not None and executor.workers > 1:
         text = f"workers = {executor.workers} is refused: the inline executor runs one job at a time"
         yield Problem(("executor", "workers"), text)
 

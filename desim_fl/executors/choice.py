@@ -1,0 +1,75 @@
+"""Which executor a run gets, and why; the choice changes real time only, never a result."""
+
+from __future__ import annotations
+
+import os
+from time import perf_counter  # decides where jobs run, and nothing that the run computes
+from typing import TYPE_CHECKING, NamedTuple
+
+from desim_fl.core import Job, Work
+from desim_fl.executors.inline import InlineExecutor
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from desim_fl.core import Executor
+    from desim_fl.learning.task import Task
+
+WORTH_S = 12.0  # of expected training: below it, starting processes (each imports torch) costs more than it saves
+_PROBED_STEPS = 3
+
+
+class Wish(NamedTuple):
+    """What the scenario asks for, and how many jobs are expected (``None`` = unknown, taken for many)."""
+
+    name: str
+    workers: int | None
+    threads_per_job: int
+    jobs: int | None
+
+
+def cores() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]:
+    """Make the executor that is asked for, or for ``auto`` the one that is expected to be faster, and say why.
+
+    ``steps`` are the optimiser steps of a usual job, by client.
+    """
+    workers = wish.workers or max(1, cores() // wish.threads_per_job)
+    if wish.name == "inline":
+        return InlineExecutor(task), "asked for"
+    if wish.name == "pool" or (wish.workers or 1) > 1:
+        return _pool(task, workers), f"asked for, {workers} workers"
+    device = getattr(task, "device", None)
+    if device is None or device.type != "cpu" or workers == 1:
+        return InlineExecutor(task), "auto: nothing to gain from processes (no network, one core, or a GPU)"
+    seconds = _expected_s(task, wish.jobs, steps)
+    told = "an unknown amount" if seconds is None else f"about {seconds:.0f} s"
+    if seconds is None or seconds >= WORTH_S:
+        return _pool(task, workers), f"auto: {told} of training expected, {workers} workers"
+    return InlineExecutor(task), f"auto: {told} of training expected, less than starting workers is worth"
+
+
+def _pool(task: Task, workers: int) -> Executor:
+    from desim_fl.executors.pool import PoolExecutor  # noqa: PLC0415  (only a pool needs torch's multiprocessing)
+
+    return PoolExecutor(task, workers)
+
+
+def _expected_s(task: Task, jobs: int | None, steps: Sequence[int]) -> float | None:
+    """Seconds that all jobs would take one after the other, from a few steps of the client with most of them."""
+    if jobs is None:
+        return None
+    client = max(range(len(steps)), key=lambda index: steps[index])
+    count = min(_PROBED_STEPS, steps[client])
+    if count == 0:
+        return 0.0
+    model = task.initial()
+    job = Job(-1, client, 0, 0, model.params, model.buffers, Work(1, count, 1e-3))
+    task.train(job, count)  # warms up
+    began = perf_counter()
+    task.train(job, count)
+    return (perf_counter() - began) / count * jobs * sum(steps) / len(steps)

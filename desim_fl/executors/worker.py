@@ -1,0 +1,72 @@
+"""The other end of the pool: a process that trains what it is sent, and says what came of it.
+
+Messages to a worker: ``("train", ticket, model key, job, steps)``, ``("score", ticket, model key, version)``,
+``("model", key, params, buffers)`` before the first use of a version, ``("drop", key)`` after its last, ``None`` to
+end. Back: ``("ready", None, pid)``, ``("done", ticket, result, seconds)`` or ``("failed", ticket, text, traceback)``.
+"""
+
+from __future__ import annotations
+
+import queue
+import signal
+import sys
+import threading
+import traceback
+from time import perf_counter  # provenance only: real seconds never enter virtual time
+from typing import TYPE_CHECKING, Any
+
+from desim_fl.core import Model
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
+    from desim_fl.learning.task import Task
+
+
+def main(connection: Connection, task: Task) -> None:
+    """Work until told to end, or until the parent is gone. ``task`` was rebuilt here from its recipe."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
+    sys.stdout = sys.stderr  # whatever a user's model prints must not mix with --json
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
+    models: dict[tuple[int, int], tuple[Any, Any]] = {}
+    try:
+        connection.send(("ready", None, None, 0.0))
+        while (message := inbox.get()) is not None:
+            _handle(message, task, models, connection)
+    except (BrokenPipeError, ConnectionResetError):
+        return  # nobody is listening any more
+
+
+def _read(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
+    """Keep the pipe empty, so that neither side ever waits for the other to read."""
+    try:
+        while True:
+            inbox.put(connection.recv())
+    except (EOFError, OSError):
+        inbox.put(None)
+
+
+def _handle(message: Any, task: Task, models: dict[tuple[int, int], tuple[Any, Any]], connection: Connection) -> None:
+    kind, key = message[0], message[1]
+    if kind == "model":
+        models[key] = (message[2], message[3])
+    elif kind == "drop":
+        models.pop(key, None)
+    else:
+        _, ticket, key, subject, steps = message
+        begin = perf_counter()
+        try:
+            result = _result(kind, task, models[key], subject, steps)
+        except BaseException as error:  # noqa: BLE001  (the parent raises it with the job's name)
+            text = f"{type(error).__name__}: {error}"
+            connection.send(("failed", ticket, text, traceback.format_exc()))
+        else:
+            connection.send(("done", ticket, result, perf_counter() - begin))
+
+
+def _result(kind: str, task: Task, model: tuple[Any, Any], subject: Any, steps: int) -> Any:
+    params, buffers = model
+    if kind == "train":
+        return task.train(subject._replace(params=params, buffers=buffers), steps)
+    return tuple(task.evaluate(Model(subject, params, buffers)))

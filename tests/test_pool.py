@@ -1,0 +1,198 @@
+"""The pool gives the bits of the inline executor, whatever becomes of its workers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from typing import TYPE_CHECKING
+
+import polars as pl
+import pytest
+import torch
+from training_world import IMAGES, NoisyNet, blob_task, job_of
+
+import scenarios
+from desim_fl import eventlog
+from desim_fl.core import Job, Model, Outcome, Score, Work
+from desim_fl.errors import JobError, LawError
+from desim_fl.executors.inline import InlineExecutor
+from desim_fl.executors.pool import PoolExecutor
+from desim_fl.learning import models
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class Plain:
+    """A task without torch's weight: adds the client's number; some clients are slow, fail or kill their worker."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def train(self, job: Job, steps: int) -> Outcome:
+        """Leave a trace of the order in which jobs were trained."""
+        with (self.folder / "order").open("a") as file:
+            file.write(f"{job.id}\n")
+        if job.extra == "slow":
+            time.sleep(0.5)
+        if job.extra == "fail":
+            raise ValueError("no luck today")
+        first = not (self.folder / f"died{job.id}").exists()
+        if job.extra == "die" or (job.extra == "die once" and first):
+            (self.folder / f"died{job.id}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return Outcome(job.params + job.client, job.buffers, examples=1, steps=steps, loss=0.0)
+
+    def evaluate(self, model: Model) -> tuple[Score, ...]:
+        """The parameter is the loss."""
+        return (Score("test", float(model.params), None, 1),)
+
+
+def plain_job(number: int, extra=None, params: float = 10.0) -> Job:
+    """A job of the plain task."""
+    return Job(number, number, 0, 0, params, None, Work(1, 4, 0.1), extra)
+
+
+def order(folder: Path) -> list[int]:
+    """Which jobs were trained, in order."""
+    return [int(line) for line in (folder / "order").read_text().split()]
+
+
+@pytest.fixture
+def pool(tmp_path):
+    """A pool of one worker on the plain task."""
+    executor = PoolExecutor(Plain(tmp_path), 1)
+    yield executor
+    executor.close()
+
+
+def test_the_most_urgent_arrival_is_trained_first(pool, tmp_path):
+    """Jobs handed in while the worker starts are trained by their due time, not by their number."""
+    for number, due in enumerate((50, 20, 40, 10)):
+        pool.submit(plain_job(number), due)
+    assert [pool.collect(plain_job(n), 4).params for n in (3, 1, 2, 0)] == [13.0, 11.0, 12.0, 10.0]
+    assert order(tmp_path) == [3, 1, 2, 0]
+    assert [row.job for row in pool.wall] == [3, 1, 2, 0]
+
+
+def test_released_jobs_are_not_trained_and_partial_ones_are_done_again(pool, tmp_path):
+    """A job let go before it starts never runs; one that reports after 2 of 4 steps has done 2."""
+    for number in range(4):
+        pool.submit(plain_job(number, "slow" if number == 0 else None), number)
+    pool.release(plain_job(3))
+    assert pool.collect(plain_job(1), 2).steps == 2
+    assert pool.collect(plain_job(2), 4).steps == 4
+    pool.release(plain_job(0))
+    assert 3 not in order(tmp_path)
+    assert pool._models == {}
+    with pytest.raises(LawError, match="job 3"):
+        pool.collect(plain_job(3), 4)
+
+
+def test_a_failing_job_is_named_with_its_worker_and_traceback(pool):
+    """JobError with job, client, version, worker; the traceback of the worker is its cause; others go on."""
+    pool.submit(plain_job(0, "fail"), 0)
+    pool.submit(plain_job(1), 1)
+    with pytest.raises(
+        JobError, match=r"job 0 \(client 0, from version 0, executor pool, worker 0\): ValueError: no luck"
+    ) as caught:
+        pool.collect(plain_job(0), 4)
+    assert "Traceback" in str(caught.value.__cause__)
+    assert "line" in str(caught.value.__cause__)
+    assert pool.collect(plain_job(1), 4).params == 11.0
+
+
+def test_a_worker_that_dies_is_replaced_and_its_jobs_are_done_again(pool):
+    """Killed once, the job and those queued behind it are trained by the next worker; killed twice, it is an error."""
+    pool.submit(plain_job(0, "die once"), 0)
+    pool.submit(plain_job(1), 1)
+    promise = pool.evaluate(Model(7, 3.5))
+    assert pool.collect(plain_job(0), 4).params == 10.0
+    assert pool.collect(plain_job(1), 4).params == 11.0
+    assert promise() == (Score("test", 3.5, None, 1),)
+    pool.submit(plain_job(2, "die"), 2)
+    with pytest.raises(JobError, match=r"job 2 .*the worker died \(exit code -9\), 2 times"):
+        pool.collect(plain_job(2), 4)
+
+
+def test_versions_are_held_only_while_something_needs_them(pool):
+    """Parameters are kept for queued jobs and pending evaluations, and forgotten after the last of them."""
+    first, second = 10.0, 20.0
+    pool.submit(plain_job(0, params=first), 0)
+    pool.submit(plain_job(1, params=first), 1)
+    promise = pool.evaluate(Model(1, second))
+    assert len(pool._models) == 2
+    pool.collect(plain_job(0, params=first), 4)
+    pool.collect(plain_job(1, params=first), 4)
+    assert promise()[0].loss == second
+    assert pool._models == {}
+    assert all(not hand.models for hand in pool._hands)
+
+
+def test_close_ends_workers_that_are_busy_and_can_be_repeated(tmp_path):
+    """No process is left behind, not even one in the middle of a job."""
+    executor = PoolExecutor(Plain(tmp_path), 2)
+    for number in range(6):
+        executor.submit(plain_job(number, "slow"), number)
+    executor.collect(plain_job(0), 4)
+    pids = list(executor.pids)
+    executor.close()
+    executor.close()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "noisy"])
+def test_law_2_pool_and_inline_give_equal_bits(kind):
+    """Parameters, buffers, losses and scores of the pool are the inline executor's, for three kinds of network."""
+    make = {
+        "mlp": blob_task,
+        "noisy": lambda: blob_task(NoisyNet),
+        "cnn": lambda: blob_task(models.factory("cnn", {}, IMAGES.shape, 10), dataset=IMAGES),
+    }[kind]
+    task = make()
+    initial = task.initial()
+    jobs = [job_of(initial, client, nth=nth, number=2 * client + nth, steps=3) for client in range(4) for nth in (0, 1)]
+    inline, pool = InlineExecutor(task), PoolExecutor(make(), 2)
+    try:
+        for executor in (inline, pool):
+            for job in jobs:
+                executor.submit(job, job.id)
+        promise = pool.evaluate(initial)
+        for job in jobs:
+            left, right = inline.collect(job, 3), pool.collect(job, 3)
+            assert torch.equal(left.params, right.params)
+            assert {name: value.tolist() for name, value in left.buffers.items()} == {
+                name: value.tolist() for name, value in right.buffers.items()
+            }
+            assert left[2:] == right[2:]
+        assert promise() == inline.evaluate(initial)()
+    finally:
+        pool.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_laws_1_and_2_whole_runs_do_not_depend_on_the_executor(tmp_path, workers):
+    """RP-02: hashes, events, metrics and clients of a run are equal inline and with 1, 2, 4 workers."""
+    _, inline = scenarios.played(tmp_path, scenarios.BLOBS, 'executor.name="inline"', out="inline")
+    choose = ('executor.name="pool"', f"executor.workers={workers}")
+    _, pooled = scenarios.played(tmp_path, scenarios.BLOBS, *choose, out="pool")
+    assert (inline["executor"], pooled["executor"]) == ("inline", "pool")
+    for name in ("timeline_sha256", "model_sha256", "partition_sha256"):
+        assert inline[name] == pooled[name]
+    for name in ("metrics", "clients"):
+        tables = [pl.read_parquet(tmp_path / run / f"{name}.parquet") for run in ("inline", "pool")]
+        assert tables[0].equals(tables[1])
+    logs = [eventlog.read(tmp_path / run / "events").collect() for run in ("inline", "pool")]
+    assert logs[0].equals(logs[1])
+    trained = pl.read_parquet(tmp_path / "pool" / "wall.parquet")["job"]
+    assert set(range(30)) <= set(trained) <= set(range(33))  # jobs in flight at the stop may have been trained
+
+
+def test_auto_says_what_it_chose_and_why(tmp_path):
+    """A short run stays inline; the manifest holds the reason."""
+    _, manifest = scenarios.played(tmp_path, scenarios.BLOBS, 'executor.name="auto"')
+    assert manifest["executor"] == "inline"
+    assert "training" in manifest["executor_reason"]
