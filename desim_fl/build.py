@@ -218,12 +218,13 @@ def _executor(
 ) -> tuple[Executor, str]:
     if task is None:
         return NullExecutor(people.sizes), "plan trains nothing"
-    from desim_fl.executors.choice import Wish, choose  # noqa: PLC0415  (plan needs no executor that trains)
+    from desim_fl.executors.choice import Wish, choose, reusing  # noqa: PLC0415  (plan needs none that trains)
 
     asked = scenario.executor
     wish = Wish(asked.name, asked.workers, asked.threads_per_job, _expected_jobs(scenario))
     steps = [assignment.work(client, None).steps or 0 for client in range(len(people))]
-    return choose(task, wish, steps)
+    executor, reason = choose(task, wish, steps)
+    return (reusing(executor, task, asked.reuse_limit_gb) if asked.reuse else executor), reason
 
 
 def _expected_jobs(scenario: Scenario) -> int | None:

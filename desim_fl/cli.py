@@ -6,6 +6,7 @@ place and the way out), 130 interrupted. Messages go to stderr; with ``--json`` 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 from pathlib import Path
@@ -17,6 +18,8 @@ from desim_fl import __version__
 from desim_fl.errors import DesimError, ScenarioError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from desim_fl.scenario import Scenario
 
 app = typer.Typer(
@@ -60,12 +63,14 @@ def run(
     workers: Annotated[int | None, typer.Option("--workers", help="Override executor.workers.")] = None,
     executor: Annotated[str | None, typer.Option("--executor", help="Override executor.name.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="Override executor.device.")] = None,
+    no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Train every job, known or not.")] = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
     print_config: PrintConfig = False,  # noqa: FBT002
 ) -> None:
     """Train in virtual time and write a run directory with its report."""
     flags = {"executor.workers": workers, "executor.name": executor, "executor.device": device}
     given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    given += ["executor.reuse=false"] * no_reuse
     loaded = _load(scenario, [*(overrides or []), *given], seed)
     if print_config:
         typer.echo(loaded.to_toml(), nl=False)
@@ -74,7 +79,7 @@ def run(
     from desim_fl.run import execute  # noqa: PLC0415
 
     folder = out or _default_folder(loaded)
-    with progress_bar(loaded, quiet=as_json) as watch:
+    with _naming(scenario), progress_bar(loaded, quiet=as_json) as watch, contextlib.redirect_stdout(sys.stderr):
         manifest = execute(loaded, folder, watch=watch)
     if as_json:
         _print_json(folder, manifest)
@@ -100,7 +105,8 @@ def plan(
         return
     from desim_fl.run import execute  # noqa: PLC0415
 
-    manifest = execute(loaded, out, timing_only=True)
+    with _naming(scenario):
+        manifest = execute(loaded, out, timing_only=True)
     if as_json:
         _print_json(out, manifest)
     else:
@@ -152,6 +158,15 @@ def _load(path: Path, overrides: list[str], seed: int | None) -> Scenario:
     from desim_fl.scenario import load  # noqa: PLC0415  (pydantic is not needed to print help)
 
     return load(path, overrides, seed)
+
+
+@contextlib.contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the scenario's path before what only building it could show (samples that do not suffice, say)."""
+    try:
+        yield
+    except ScenarioError as error:
+        raise type(error)(f"{path}: {error}") from error
 
 
 def _default_folder(scenario: Scenario) -> Path:

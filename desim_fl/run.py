@@ -147,11 +147,19 @@ def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
         "device": None if built.task is None else str(getattr(built.task, "device", "cpu")),
         "executor": built.world.executor.name,
         "executor_reason": built.executor_reason,
+        "reuse": _reuse(session),
         "threads_per_job": executor.threads_per_job,
         "host": {"platform": platform.platform(), "machine": platform.machine()},
         "summary": {**summary(session), "wall_s": round(perf_counter() - session.began, 3)},
-        "wall_fields": ["created", "host", "executor", "executor_reason", "summary.wall_s"],
+        "wall_fields": ["created", "host", "executor", "executor_reason", "reuse", "summary.wall_s"],
     }
+
+
+def _reuse(session: Session) -> dict[str, int] | None:
+    """How many jobs and evaluations came from the store of outcomes; ``None`` where it is off."""
+    executor = session.built.world.executor
+    names = ("reused", "trained", "rescored")
+    return {name: getattr(executor, name) for name in names} if hasattr(executor, "rescored") else None
 
 
 def versions() -> dict[str, str]:

@@ -115,7 +115,7 @@ def _clients(folder: Path, summary: dict[str, Any], events: pl.DataFrame) -> Ite
 
 def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
     """Play the resolved scenario again and compare everything but wall facts."""
-    scenario = load(folder / "scenario.toml")
+    scenario = load(folder / "scenario.toml", ["executor.reuse=false"])  # to train again is the point
     with tempfile.TemporaryDirectory() as space:
         again = Path(space) / "again"
         fresh = execute(scenario, again, timing_only=bool(manifest.get("timing_only")))

@@ -42,6 +42,8 @@ seed = 7
 concurrency = 3
 max_updates = 60
 eval_every_versions = 3
+[executor]
+reuse = false
 """
 
 BLOBS = """
@@ -76,6 +78,8 @@ seed = 3
 concurrency = 3
 max_updates = 30
 eval_every_versions = 10
+[executor]
+reuse = false
 """
 
 

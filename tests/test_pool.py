@@ -15,7 +15,7 @@ from training_world import IMAGES, NoisyNet, blob_task, job_of
 import scenarios
 from desim_fl import eventlog
 from desim_fl.core import Job, Model, Outcome, Score, Work
-from desim_fl.errors import JobError, LawError
+from desim_fl.errors import JobError, LawError, RunError
 from desim_fl.executors.inline import InlineExecutor
 from desim_fl.executors.pool import PoolExecutor
 from desim_fl.learning import models
@@ -196,3 +196,21 @@ def test_auto_says_what_it_chose_and_why(tmp_path):
     _, manifest = scenarios.played(tmp_path, scenarios.BLOBS, 'executor.name="auto"')
     assert manifest["executor"] == "inline"
     assert "training" in manifest["executor_reason"]
+
+
+class Unbuildable(Plain):
+    """A task that cannot be rebuilt in another process."""
+
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
+def test_a_task_that_workers_cannot_rebuild_is_a_named_error(tmp_path):
+    """The reason is told at once, nothing hangs, and no process stays."""
+    executor = PoolExecutor(Unbuildable(tmp_path), 1)
+    try:
+        executor.submit(plain_job(0), 0)
+        with pytest.raises(RunError, match="worker 0 of the pool cannot rebuild the task: ValueError"):
+            executor.collect(plain_job(0), 4)
+    finally:
+        executor.close()

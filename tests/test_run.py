@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
 import sys
 import textwrap
 
@@ -340,3 +341,45 @@ def test_execute_without_a_folder_writes_nothing(tmp_path, monkeypatch):
     before = sorted(tmp_path.rglob("*"))
     execute(load(path), None, timing_only=True)
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_runs_that_differ_by_a_delay_scale_train_once(tmp_path, monkeypatch):
+    """Six scales: the first run trains, the others take every job and evaluation from the store, with equal models."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    runs = [
+        scenarios.played(tmp_path, scenarios.BLOBS, "executor.reuse=true", f"run.delay_scale={scale}", out=f"x{scale}")[
+            1
+        ]
+        for scale in (1, 2, 5, 10, 100, 1000)
+    ]
+    assert len({run["model_sha256"] for run in runs}) == 1
+    assert len({run["timeline_sha256"] for run in runs}) == 6
+    assert runs[0]["reuse"] == {"reused": 0, "trained": 30, "rescored": 0}
+    assert [run["reuse"] for run in runs[1:]] == [{"reused": 30, "trained": 0, "rescored": 4}] * 5
+    _, plain = scenarios.played(tmp_path, scenarios.BLOBS, out="plain")
+    assert plain["reuse"] is None
+    assert plain["model_sha256"] == runs[0]["model_sha256"]
+    for run in (1, 1000):
+        tables = [pl.read_parquet(tmp_path / name / "metrics.parquet") for name in (f"x{run}", "plain")]
+        assert tables[0].drop("ticks", "time_s").equals(tables[1].drop("ticks", "time_s"))
+
+
+def test_what_a_user_model_prints_does_not_mix_with_json(tmp_path):
+    """A model that prints in its forward pass leaves stdout to the one JSON object, inline and in the pool."""
+    import subprocess  # noqa: PLC0415
+
+    (tmp_path / "talker.py").write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n    def forward(self, x):\n        print('hello from forward')\n"
+        "        return super().forward(x)\ndef net():\n    return Net(8, 4)\n"
+    )
+    text = scenarios.BLOBS.replace('name = "mlp"\nhidden = [16]', 'name = "talker:net"')
+    path = scenarios.write(tmp_path, text)
+    for executor in ("inline", "pool"):
+        command = [sys.executable, "-m", "desim_fl", "run", str(path), "--json", "--out", str(tmp_path / executor)]
+        done = subprocess.run(
+            [*command, "--executor", executor], capture_output=True, text=True, check=False, cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout)["updates"] == 30
+        assert "hello from forward" in done.stderr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from time import perf_counter  # decides where jobs run, and nothing that the run computes
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl.core import Job, Work
 from desim_fl.executors.inline import InlineExecutor
@@ -51,6 +51,19 @@ def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]
     if seconds is None or seconds >= WORTH_S:
         return _pool(task, workers), f"auto: {told} of training expected, {workers} workers"
     return InlineExecutor(task), f"auto: {told} of training expected, less than starting workers is worth"
+
+
+def reusing(inner: Executor, task: Task, limit_gb: float) -> Executor:
+    """Put the store of outcomes in front of an executor; tasks without a network are played as they are."""
+    if not hasattr(task, "module"):
+        return inner
+    from desim_fl.executors.reuse import ReuseExecutor  # noqa: PLC0415  (needs torch)
+    from desim_fl.executors.store import Store, default_folder  # noqa: PLC0415
+    from desim_fl.learning.identity import Identity  # noqa: PLC0415
+
+    network: Any = task
+    store = Store(default_folder(), round(limit_gb * 1e9))
+    return ReuseExecutor(inner, store, Identity(network), network.device)
 
 
 def _pool(task: Task, workers: int) -> Executor:

@@ -11,6 +11,7 @@ import heapq
 import itertools
 from dataclasses import dataclass, field
 from multiprocessing import connection as waiting
+from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any
 
 from torch import multiprocessing
@@ -216,8 +217,9 @@ class PoolExecutor:
 
     def _hire(self, number: int) -> Hand:
         mine, theirs = self._context.Pipe()
+        recipe = bytes(ForkingPickler.dumps(self.task))  # tensors travel as handles to shared memory
         process = self._context.Process(
-            target=worker.main, args=(theirs, self.task), name=f"desim-fl worker {number}", daemon=True
+            target=worker.main, args=(theirs, recipe), name=f"desim-fl worker {number}", daemon=True
         )
         process.start()
         theirs.close()
@@ -264,6 +266,10 @@ class PoolExecutor:
             self._replace(hand)
 
     def _hear(self, hand: Hand, kind: str, number: int | None, content: Any, more: Any) -> None:
+        if kind == "broken":
+            raise RunError(f"worker {hand.number} of the pool cannot rebuild the task: {content}") from WorkerError(
+                more
+            )
         if kind == "ready" or number is None:
             hand.ready = True
             return

@@ -2,11 +2,13 @@
 
 Messages to a worker: ``("train", ticket, model key, job, steps)``, ``("score", ticket, model key, version)``,
 ``("model", key, params, buffers)`` before the first use of a version, ``("drop", key)`` after its last, ``None`` to
-end. Back: ``("ready", None, pid)``, ``("done", ticket, result, seconds)`` or ``("failed", ticket, text, traceback)``.
+end. Back: ``("ready", None, None, 0.0)`` or ``("broken", None, text, traceback)`` once, then ``("done", ticket, result,
+seconds)`` or ``("failed", ticket, text, traceback)`` for each ticket.
 """
 
 from __future__ import annotations
 
+import pickle
 import queue
 import signal
 import sys
@@ -23,19 +25,31 @@ if TYPE_CHECKING:
     from desim_fl.learning.task import Task
 
 
-def main(connection: Connection, task: Task) -> None:
-    """Work until told to end, or until the parent is gone. ``task`` was rebuilt here from its recipe."""
+def main(connection: Connection, recipe: bytes) -> None:
+    """Rebuild the task from its pickled recipe; work until told to end, or until the parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent decides what Ctrl-C means
     sys.stdout = sys.stderr  # whatever a user's model prints must not mix with --json
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     threading.Thread(target=_read, args=(connection, inbox), daemon=True).start()
     models: dict[tuple[int, int], tuple[Any, Any]] = {}
     try:
+        task = _rebuilt(connection, recipe)
+        if task is None:
+            return
         connection.send(("ready", None, None, 0.0))
         while (message := inbox.get()) is not None:
             _handle(message, task, models, connection)
     except (BrokenPipeError, ConnectionResetError):
         return  # nobody is listening any more
+
+
+def _rebuilt(connection: Connection, recipe: bytes) -> Task | None:
+    """Unpickle the task; where that fails the parent is told why, and there is none."""
+    try:
+        return pickle.loads(recipe)  # noqa: S301  (it comes from the parent, through a pipe of its own)
+    except BaseException as error:  # noqa: BLE001  (the parent raises it)
+        connection.send(("broken", None, f"{type(error).__name__}: {error}", traceback.format_exc()))
+        return None
 
 
 def _read(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:

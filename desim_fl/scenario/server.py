@@ -157,3 +157,10 @@ class Executor(Table):
     workers: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None, description="Jobs trained side by side; absent = the executor's own choice."
     )
+    reuse: bool = Field(
+        default=True,
+        description="Take outcomes that were computed before, on this machine, from the user's cache folder.",
+    )
+    reuse_limit_gb: Annotated[float, Field(gt=0, le=1e6)] = Field(
+        default=2.0, description="Largest size of that folder; what was not used for longest goes first."
+    )
