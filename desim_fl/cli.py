@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,7 +19,7 @@ from desim_fl import __version__
 from desim_fl.errors import DesimError, ScenarioError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from desim_fl.scenario import Scenario
 
@@ -79,7 +80,12 @@ def run(
     from desim_fl.run import execute  # noqa: PLC0415
 
     folder = out or _default_folder(loaded)
-    with _naming(scenario), progress_bar(loaded, quiet=as_json) as watch, contextlib.redirect_stdout(sys.stderr):
+    with (
+        _naming(scenario),
+        progress_bar(loaded, quiet=as_json) as show,
+        contextlib.redirect_stdout(sys.stderr),
+        _gently(show) as watch,
+    ):
         manifest = execute(loaded, folder, watch=watch)
     if as_json:
         _print_json(folder, manifest)
@@ -158,6 +164,31 @@ def _load(path: Path, overrides: list[str], seed: int | None) -> Scenario:
     from desim_fl.scenario import load  # noqa: PLC0415  (pydantic is not needed to print help)
 
     return load(path, overrides, seed)
+
+
+@contextlib.contextmanager
+def _gently(show: Callable[[Any], None] | None) -> Iterator[Callable[[Any], None]]:
+    """Let Ctrl-C, and SIGTERM, stop a run between two events, so that what is written adds up; twice = at once."""
+    asked: list[int] = []
+
+    def ask(number: int, frame: Any) -> None:
+        if asked:
+            signal.default_int_handler(number, frame)
+        asked.append(number)
+        sys.stderr.write("\nstopping after the job in hand; once more stops at once\n")
+
+    def watch(session: Any) -> None:
+        if show is not None:
+            show(session)
+        if asked:
+            raise KeyboardInterrupt
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield watch
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ import simpy
 from desim_fl.algebra import is_finite
 from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Stop, Update
 from desim_fl.dispatch import Desk
-from desim_fl.errors import JobError, LawError, RefusedError, RunError, StalledError
+from desim_fl.errors import DesimError, JobError, LawError, RefusedError, RunError, StalledError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind, Note
 from desim_fl.flight import ALARM, ARRIVAL, Due, Flying, check_trip
@@ -71,7 +71,7 @@ class Engine:
         self._watch = watch or self._watch
         self._evaluator.start(self.model, lambda: (self.model, self.ledger.arrived), self._goes_on)
         self.log.block(0)
-        self._state, reply = self.world.strategy.start(self._view)
+        reply = self._consult("start")
         self._answer(reply, freed=self.world.concurrency, at_once=True)
         limit = self.world.stops.max_ticks
         while self.why is None:
@@ -138,9 +138,9 @@ class Engine:
         if reason is None:
             self._hand_over(flying, outcome, staleness)
             return
-        self._log_arrival(flying, outcome, staleness, Reply())
+        self._log_arrival(flying, outcome, staleness)
         self._reject(job, staleness, reason)
-        self._state, reply = self.world.strategy.lose(self._state, self._view, Loss(job, staleness, reason))
+        reply = self._consult("lose", Loss(job, staleness, reason), job)
         self._answer(reply, job.client, job.id, freed=1, at_once=True)
 
     def _hand_over(self, flying: Flying, outcome: Outcome, staleness: int) -> None:
@@ -154,12 +154,14 @@ class Engine:
             )
         seen = outcome if finite else outcome._replace(params=job.params)
         update = Update(job, seen, staleness, finite, self._caches.get(job.client))
-        self._state, reply = self.world.strategy.arrive(self._state, self._view, update)
-        self._log_arrival(flying, outcome, staleness, reply, finite=finite)
+        self._log_arrival(flying, outcome, staleness, finite=finite)
+        self.ledger.buffered += 1  # counted before the strategy is asked: it may fail, and the log must still add up
+        reply = self._consult("arrive", update, job)
+        self.log.amend(weight=reply.weight)
         if reply.reject is None:
-            self.ledger.buffered += 1
             self._buffers[job.id] = outcome.buffers if finite else None
         else:
+            self.ledger.buffered -= 1
             self._reject(job, staleness, reply.reject)
         self._desk.hear(job.client, outcome.loss)
         self._answer(reply, job.client, job.id, freed=1, at_once=reply.reject is not None)
@@ -197,14 +199,11 @@ class Engine:
         self.usage.land(flying, self.now, version - job.version if fate == "arrived" else None)
         return version - job.version
 
-    def _log_arrival(
-        self, flying: Flying, outcome: Outcome, staleness: int, reply: Reply, *, finite: bool = True
-    ) -> None:
+    def _log_arrival(self, flying: Flying, outcome: Outcome, staleness: int, *, finite: bool = True) -> None:
         note = Note(
             steps=outcome.steps,
             examples=outcome.examples,
             loss=outcome.loss,
-            weight=reply.weight,
             bytes=flying.trip.bytes_up,
             outcome=None if finite else "rejected: non-finite",
             bad_key=None if finite else outcome.bad or "params",
@@ -220,7 +219,7 @@ class Engine:
         self._guard_progress(job.client, lost=True)
         staleness = self._land(flying, "lost")
         self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, Note(reason=why))
-        self._state, reply = self.world.strategy.lose(self._state, self._view, Loss(job, staleness, why))
+        reply = self._consult("lose", Loss(job, staleness, why), job)
         self._answer(reply, job.client, job.id, freed=1, at_once=True)
 
     def _on_alarm(self, event: Due) -> None:
@@ -235,7 +234,7 @@ class Engine:
             )
         self.log.block(self.now)
         self.log.row(Kind.ALARM, -1, -1, self.model.version, note=Note(reason=name))
-        self._state, reply = self.world.strategy.alarm(self._state, self._view, name)
+        reply = self._consult("alarm", name)
         self._answer(reply, freed=0)
 
     def _count_event(self) -> int:
@@ -259,7 +258,28 @@ class Engine:
                 "give jobs a duration (clients.seconds_per_step, network.latency_s) or set run.max_updates"
             )
 
-    # ---- what a reply asks for
+    # ---- the strategy and what its replies ask for
+
+    def _consult(self, event: str, subject: Any = None, job: Job | None = None) -> Reply:
+        """Tell the strategy of an event; raises ``RunError`` naming strategy, event and job where it fails."""
+        strategy = self.world.strategy
+        about = "" if job is None else f" about job {job.id} (client {job.client}, from version {job.version})"
+        try:
+            if event == "start":
+                self._state, reply = strategy.start(self._view)
+            else:
+                self._state, reply = getattr(strategy, event)(self._state, self._view, subject)
+        except DesimError:
+            raise
+        except Exception as error:
+            what = f"{type(error).__name__}: {error}"
+            raise RunError(f"the strategy {type(strategy).__name__} failed in {event}{about}: {what}") from error
+        if not isinstance(reply, Reply):
+            raise RunError(
+                f"the strategy {type(strategy).__name__} must answer {event}{about} with (state, Reply), not with a "
+                f"{type(reply).__name__}"
+            )
+        return reply
 
     def _answer(self, reply: Reply, client: int = -1, job: int = -1, *, freed: int, at_once: bool = False) -> None:
         """Publish first, then check the stop rules, then end, arm and send."""

@@ -139,6 +139,10 @@ class EventLog:
         self._rows.append((block, kind, client, job, version, staleness))
         self._notes.append(note)
 
+    def amend(self, **more: Any) -> None:
+        """Add to the note of the row just written; nothing of the timeline changes."""
+        self._notes[-1] = self._notes[-1]._replace(**more)
+
     def legs(self, client: int, job: int, ends: tuple[tuple[Kind, int], ...]) -> None:
         """Hand over the leg ends (kind, tick) of a job that leaves, or is cut short, in the current block."""
         born = self._first_block + len(self._blocks) - 1

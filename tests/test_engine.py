@@ -307,3 +307,20 @@ def test_rounds_that_are_abandoned_for_ever_are_an_error():
         ScriptedTrips([1, 1]), strategy=strategy, concurrency=2, stops=StopRules(max_ticks=5_000_000, max_updates=3)
     )
     assert len(bounded.rows("abandon")) == 10
+
+
+def test_a_strategy_that_answers_with_anything_else_is_named():
+    """No tuple, or something that is no Reply, is a RunError naming strategy, event and job."""
+
+    class Mute(Plain):
+        def arrive(self, state, view, update):
+            return None
+
+    class Wrong(Plain):
+        def arrive(self, state, view, update):
+            return state, 1.0
+
+    with pytest.raises(RunError, match=r"strategy Mute failed in arrive about job 0 \(client 0, from version 0\)"):
+        play(ScriptedTrips([1]), strategy=Mute(), concurrency=1)
+    with pytest.raises(RunError, match=r"Wrong must answer arrive .* with \(state, Reply\), not with a float"):
+        play(ScriptedTrips([1]), strategy=Wrong(), concurrency=1)

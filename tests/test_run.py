@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 import scenarios
 from desim_fl import eventlog
-from desim_fl.errors import JobError, RunDirectoryError, ScenarioError
+from desim_fl.errors import JobError, RunDirectoryError, RunError, ScenarioError
 from desim_fl.run import execute
 from desim_fl.scenario import load
 from desim_fl.verify import verify
@@ -383,3 +383,20 @@ def test_what_a_user_model_prints_does_not_mix_with_json(tmp_path):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["updates"] == 30
         assert "hello from forward" in done.stderr
+
+
+def test_a_strategy_that_fails_leaves_a_log_that_adds_up(tmp_path, monkeypatch):
+    """A strategy that raises at its fifth arrival: the error is told, and what was written obeys the laws."""
+    (tmp_path / "moody.py").write_text(
+        "from desim_fl.strategies.fedasync import FedAsync\nclass Moody(FedAsync):\n    __slots__ = ()\n"
+        "    def arrive(self, state, view, update):\n        if update.job.id == 4:\n            raise ValueError('not today')\n"
+        "        return FedAsync.arrive(self, state, view, update)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = scenarios.QUADRATIC.replace('name = "fedbuff"\nbuffer_size = 2', 'name = "moody:Moody"')
+    told = r"strategy Moody failed in arrive about job 4 \(client \d, from version \d\): ValueError: not today"
+    with pytest.raises(RunError, match=told):
+        scenarios.played(tmp_path, text)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["status"] == "failed"
+    assert verify(tmp_path / "run") == []
