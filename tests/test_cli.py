@@ -223,7 +223,7 @@ def test_ctrl_c_keeps_what_was_computed(tmp_path, number, executor):
     limit = time.monotonic() + 60
     while not (tmp_path / "run" / "partition.parquet").exists() and time.monotonic() < limit:
         time.sleep(0.05)
-    time.sleep(3 if executor == "inline" else 9)
+    time.sleep(4 if executor == "inline" else 15)
     process.send_signal(getattr(signal, number))
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130, said

@@ -281,6 +281,6 @@ threads_per_job = inf
         'bad.toml:12: [training] optimizer must be one of "sgd", "adam", not "sdg"; did you mean "sgd"?',
         'bad.toml:15: [model] has no key "hidden" with name = "cnn"; it belongs to name = "mlp"',
         "bad.toml:19: [network.latency_s] high = 2 is below low = 3",
-        "bad.toml:21: [executor] workers = 2 is refused: the inline executor runs one job at a time",
-        "bad.toml:22: [executor] threads_per_job must be a whole number, not inf",
+        "bad.toml:22: [executor] workers = 2 is refused: the inline executor runs one job at a time",
+        "bad.toml:23: [executor] threads_per_job must be a whole number, not inf",
     ]
