@@ -160,6 +160,41 @@ def schema() -> None:
     typer.echo(json.dumps(make(), indent=2))
 
 
+bench = typer.Typer(
+    help="Measure speed on this machine, each figure beside a baseline of the same run.", no_args_is_help=True
+)
+app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def _bench() -> None:
+    pass  # keeps "train" a sub-command while it is the only one
+
+
+@bench.command()
+def train(
+    *,
+    models: Annotated[list[str] | None, typer.Option("--models", help="mlp, cnn, batchnorm; repeatable; all.")] = None,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Turns that each side takes.")] = 5,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs in each turn.")] = 24,
+    as_json: AsJson = False,
+) -> None:
+    """Compare local training by each executor with the bare PyTorch loop, in one and in several processes."""
+    from desim_fl import bench as measure  # noqa: PLC0415  (numpy is not needed to print help)
+
+    unknown = [name for name in models or () if name not in measure.MODELS]
+    if unknown:
+        raise ScenarioError(f"--models {unknown[0]}: the models are {', '.join(measure.MODELS)}")
+    found = {}
+    for name in models or measure.MODELS:
+        figures = measure.train(name, jobs, repeats)
+        found[name] = [{**figure._asdict(), "mean": figure.mean, "sd": figure.sd} for figure in figures]
+        if not as_json:
+            typer.echo(measure.table(name, figures))
+    if as_json:
+        typer.echo(json.dumps({"machine": measure.machine(), "jobs_per_second": found}))
+
+
 def _load(path: Path, overrides: list[str], seed: int | None) -> Scenario:
     from desim_fl.scenario import load  # noqa: PLC0415  (pydantic is not needed to print help)
 

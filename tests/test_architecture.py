@@ -46,6 +46,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "rundir": (4, {"polars", "safetensors"}),
     "run": (4, {"polars"}),
     "verify": (4, {"polars"}),
+    "bench": (4, {"numpy", "torch"}),
     "progress": (5, {"rich"}),
     "cli": (5, {"typer"}),
     "__init__": (5, set()),
@@ -85,6 +86,7 @@ NO_TORCH = (
     "eventlog",
 )
 WALL_CLOCK = {
+    "bench.py",
     "executors/choice.py",
     "executors/inline.py",
     "executors/worker.py",

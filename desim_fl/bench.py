@@ -1,0 +1,228 @@
+"""Speed, measured on the user's machine: every figure stands beside a baseline of the same run.
+
+``train`` compares one client job (19 SGD steps of 32 images) done by the bare PyTorch loop, in one process and in as
+many as there are cores, with the same job done by desim-fl's executors. Sides take turns, so that a machine that
+slows down slows all of them.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import platform
+import statistics
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from desim_fl import datasets
+from desim_fl.core import Job, Work
+from desim_fl.draws import Purpose, stream
+from desim_fl.executors.choice import cores
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+STEPS, BATCH, LR = 19, 32, 0.05
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "mlp": ("mlp", {"hidden": [64]}),
+    "cnn": ("cnn", {"channels": [8, 16]}),
+    "batchnorm": ("desim_fl.bench:small_batchnorm", {}),
+}
+
+
+def small_batchnorm() -> Any:
+    """Build a small network with BatchNorm, which no executor may batch or trace carelessly."""
+    from torch import nn  # noqa: PLC0415  (the table of models must not need torch)
+
+    first = (nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4))
+    return nn.Sequential(*first, nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
+
+
+class Figure(NamedTuple):
+    """Jobs a second of one side: one number a repeat."""
+
+    side: str
+    rates: tuple[float, ...]
+    start_s: float
+
+    @property
+    def mean(self) -> float:
+        """Mean of the repeats."""
+        return statistics.fmean(self.rates)
+
+    @property
+    def sd(self) -> float:
+        """Standard deviation of the repeats; 0 for a single one."""
+        return statistics.stdev(self.rates) if len(self.rates) > 1 else 0.0
+
+
+def bare_jobs(model: str, count: int) -> None:
+    """Do ``count`` jobs with the loop that anyone would write: contiguous tensors, ``torch.optim.SGD``, ``backward``."""
+    import torch  # noqa: PLC0415
+
+    inputs, labels, module = _bare_parts(model)
+    for job in range(count):
+        order = torch.from_numpy(stream(0, Purpose.BATCH_ORDER, 0, job).permutation(STEPS * BATCH))
+        optimizer = torch.optim.SGD(module.parameters(), lr=LR)
+        for step in range(STEPS):
+            chosen = order[step * BATCH : (step + 1) * BATCH]
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(module(inputs[chosen]), labels[chosen]).backward()
+            optimizer.step()
+
+
+def _bare_parts(model: str) -> tuple[Any, Any, Any]:
+    import torch  # noqa: PLC0415
+
+    from desim_fl.learning.models import factory  # noqa: PLC0415
+
+    data = datasets.load("fashion_mnist_6k", seed=0, examples=STEPS * BATCH)
+    name, args = MODELS[model]
+    module = factory(name, args, data.shape, data.classes)()
+    pixels = torch.tensor(data.train_images[:, None], dtype=torch.float32).div(255).sub(data.mean[0]).div(data.std[0])
+    return pixels.contiguous(), torch.tensor(data.train_labels), module.train()
+
+
+def _bare_process(pipe: Any, model: str) -> None:
+    """Serve rounds of bare jobs to the parent, one thread, until told to end."""
+    import torch  # noqa: PLC0415
+
+    torch.set_num_threads(1)  # a process of its own, which ends with the bench
+    bare_jobs(model, 1)
+    pipe.send("ready")
+    while count := pipe.recv():
+        bare_jobs(model, count)
+        pipe.send("done")
+
+
+class BareLoop:
+    """The bare loop in some processes at once."""
+
+    def __init__(self, model: str, processes: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.pipes, self.processes = [], []
+        for _ in range(processes):
+            mine, theirs = context.Pipe()
+            process = context.Process(target=_bare_process, args=(theirs, model), daemon=True)
+            process.start()
+            self.pipes.append(mine)
+            self.processes.append(process)
+        for pipe in self.pipes:
+            pipe.recv()
+
+    def work(self, jobs: int) -> int:
+        """Do ``jobs`` jobs, the same number in each process; returns how many were done."""
+        each = max(1, jobs // len(self.pipes))
+        for pipe in self.pipes:
+            pipe.send(each)
+        for pipe in self.pipes:
+            pipe.recv()
+        return each * len(self.pipes)
+
+    def close(self) -> None:
+        """End the processes."""
+        for pipe in self.pipes:
+            pipe.send(0)
+        for process in self.processes:
+            process.join()
+
+
+@dataclass(slots=True)
+class Executing:
+    """Jobs through one of desim-fl's executors, without engine, log or reuse."""
+
+    executor: Any
+    task: Any
+    done: int = 0
+
+    def work(self, jobs: int) -> int:
+        """Submit and collect ``jobs`` jobs."""
+        model = self.task.initial()
+        work = Work(1, STEPS, LR)
+        batch = [Job(self.done + n, 0, self.done + n, 0, model.params, model.buffers, work) for n in range(jobs)]
+        self.done += jobs
+        for job in batch:
+            self.executor.submit(job, job.id)
+        for job in batch:
+            self.executor.collect(job, STEPS)
+            self.executor.release(job)
+        return jobs
+
+    def close(self) -> None:
+        """Give processes back."""
+        self.executor.close()
+
+
+def _task(model: str) -> Any:
+    from desim_fl.learning.classification import ClassificationTask  # noqa: PLC0415
+    from desim_fl.learning.models import factory  # noqa: PLC0415
+
+    data = datasets.load("fashion_mnist_6k", seed=0, examples=STEPS * BATCH)
+    name, args = MODELS[model]
+    made = factory(name, args, data.shape, data.classes)
+    return ClassificationTask(seed=0, keys=[0], model=made, dataset=data, parts=[np.arange(STEPS * BATCH)])
+
+
+def _inline(model: str) -> Executing:
+    from desim_fl.executors.inline import InlineExecutor  # noqa: PLC0415
+
+    task = _task(model)
+    return Executing(InlineExecutor(task), task)
+
+
+def _pool(model: str) -> Executing:
+    from desim_fl.executors.pool import PoolExecutor  # noqa: PLC0415
+
+    task = _task(model)
+    return Executing(PoolExecutor(task, cores()), task)
+
+
+def sides() -> dict[str, Callable[[str], Any]]:
+    """What is compared, by name; the last bare loop is the baseline of the ratios."""
+    number = cores()
+    return {
+        "bare loop, 1 process": lambda model: BareLoop(model, 1),
+        f"bare loop, {number} processes": lambda model: BareLoop(model, number),
+        "desim-fl inline": _inline,
+        f"desim-fl pool, {number} workers": _pool,
+    }
+
+
+def train(model: str, jobs: int, repeats: int) -> list[Figure]:
+    """Measure every side ``repeats`` times, in turns, ``jobs`` jobs each time (a warm-up apart)."""
+    running, starts = {}, {}
+    for side, start in sides().items():
+        began = perf_counter()
+        running[side] = start(model)
+        running[side].work(2 * cores())
+        starts[side] = perf_counter() - began
+    rates: dict[str, list[float]] = {side: [] for side in running}
+    try:
+        for _ in range(repeats):
+            for side, worker in running.items():
+                began = perf_counter()
+                done = worker.work(jobs)
+                rates[side].append(done / (perf_counter() - began))
+    finally:
+        for worker in running.values():
+            worker.close()
+    return [Figure(side, tuple(values), starts[side]) for side, values in rates.items()]
+
+
+def table(model: str, figures: Sequence[Figure]) -> str:
+    """Figures as lines of text, with ratios to the bare loop in as many processes as there are cores."""
+    baseline = figures[1].mean
+    lines = [f"{model}: jobs/s (one job = {STEPS} SGD steps of {BATCH}), n = {len(figures[0].rates)}, {machine()}"]
+    lines += [
+        f"  {figure.side:28} {figure.mean:9.1f} (sd {figure.sd:.1f})  x {figure.mean / baseline:5.2f}"
+        f"  start-up {figure.start_s:.1f} s"
+        for figure in figures
+    ]
+    return "\n".join(lines)
+
+
+def machine() -> str:
+    """The machine in a few words."""
+    return f"{cores()} cores, {platform.machine()}, Python {platform.python_version()}"
