@@ -17,6 +17,7 @@ from desim_fl import eventlog
 from desim_fl.core import Job, Model, Outcome, Score, Work
 from desim_fl.errors import JobError, LawError, RunError
 from desim_fl.executors.inline import InlineExecutor
+from desim_fl.executors.parcels import packed, unpacked
 from desim_fl.executors.pool import PoolExecutor
 from desim_fl.learning import models
 
@@ -214,3 +215,19 @@ def test_a_task_that_workers_cannot_rebuild_is_a_named_error(tmp_path):
             executor.collect(plain_job(0), 4)
     finally:
         executor.close()
+
+
+def test_parcels_bring_every_kind_of_value_back():
+    """Floats, integers, booleans, scalars and nested containers survive the way, types and bits included."""
+    job = job_of(Model(3, torch.randn(5), {"count": torch.tensor(4), "seen": torch.tensor([True, False])}), steps=1)
+    value = ("train", 1, job._replace(extra=[1.5, torch.arange(3)], memory={"a": {"b": torch.zeros(0, 2)}}), None)
+    kind, number, back, nothing = unpacked(packed(value))
+    assert (kind, number, nothing) == ("train", 1, None)
+    assert isinstance(back, Job)
+    assert torch.equal(back.params, job.params)
+    assert back.buffers["count"].dtype == torch.int64
+    assert back.buffers["count"].shape == ()
+    assert back.buffers["seen"].tolist() == [True, False]
+    assert back.extra[0] == 1.5
+    assert back.extra[1].tolist() == [0, 1, 2]
+    assert back.memory["a"]["b"].shape == (0, 2)

@@ -20,6 +20,7 @@ from desim_fl.core import Job, Model, Outcome, Promise
 from desim_fl.errors import JobError, LawError, RunError
 from desim_fl.executors import worker
 from desim_fl.executors.inline import Wall
+from desim_fl.executors.parcels import packed, unpacked
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -250,7 +251,7 @@ class PoolExecutor:
 
     def _send(self, hand: Hand, message: Any) -> None:
         try:
-            hand.pipe.send(message)
+            hand.pipe.send(packed(message))
         except OSError:
             return  # its death is noticed, and mended, where results are taken in
 
@@ -277,7 +278,7 @@ class PoolExecutor:
         if kind == "failed":
             ticket.failure = WorkerError(f"{content}\n{more}")
         else:
-            ticket.result = content
+            ticket.result = unpacked(content)
             if ticket.job is not None and ticket.wanted:
                 self.wall.append(Wall(ticket.job.id, ticket.job.client, more))
         if not ticket.wanted:

@@ -18,6 +18,7 @@ from time import perf_counter  # provenance only: real seconds never enter virtu
 from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Model
+from desim_fl.executors.parcels import packed, unpacked
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -56,7 +57,7 @@ def _read(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
     """Keep the pipe empty, so that neither side ever waits for the other to read."""
     try:
         while True:
-            inbox.put(connection.recv())
+            inbox.put(unpacked(connection.recv()))
     except (EOFError, OSError):
         inbox.put(None)
 
@@ -76,7 +77,7 @@ def _handle(message: Any, task: Task, models: dict[tuple[int, int], tuple[Any, A
             text = f"{type(error).__name__}: {error}"
             connection.send(("failed", ticket, text, traceback.format_exc()))
         else:
-            connection.send(("done", ticket, result, perf_counter() - begin))
+            connection.send(("done", ticket, packed(result), perf_counter() - begin))
 
 
 def _result(kind: str, task: Task, model: tuple[Any, Any], subject: Any, steps: int) -> Any:
