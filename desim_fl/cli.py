@@ -111,7 +111,7 @@ def plan(
         return
     from desim_fl.run import execute  # noqa: PLC0415
 
-    with _naming(scenario):
+    with _naming(scenario), contextlib.redirect_stdout(sys.stderr):
         manifest = execute(loaded, out, timing_only=True)
     if as_json:
         _print_json(out, manifest)
@@ -133,7 +133,8 @@ def verify(
     """Re-check laws, staleness and hashes of a run directory from its files alone."""
     from desim_fl.verify import verify as check  # noqa: PLC0415  (polars is not needed to print help)
 
-    problems = check(folder, rerun=rerun)
+    with contextlib.redirect_stdout(sys.stderr):  # a user's model may print
+        problems = check(folder, rerun=rerun)
     if as_json:
         typer.echo(json.dumps({"run_dir": str(folder), "ok": not problems, "problems": problems}))
     elif problems:

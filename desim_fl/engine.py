@@ -103,8 +103,7 @@ class Engine:
 
     def _stop(self, why: str, tick: int) -> None:
         """Write the last rows of the current block (the strategy may flush once more) and evaluate."""
-        finish = getattr(self.world.strategy, "finish", None)
-        reply: Reply = Reply() if finish is None else finish(self._state, self._view)
+        reply = self._consult("finish") if hasattr(self.world.strategy, "finish") else Reply()
         if reply.params is not None:
             self._publish(reply, -1, -1)
         self.log.row(Kind.STOP, -1, -1, self.model.version)
@@ -267,6 +266,8 @@ class Engine:
         try:
             if event == "start":
                 self._state, reply = strategy.start(self._view)
+            elif event == "finish":
+                reply = getattr(strategy, event)(self._state, self._view)
             else:
                 self._state, reply = getattr(strategy, event)(self._state, self._view, subject)
         except DesimError:
@@ -275,9 +276,9 @@ class Engine:
             what = f"{type(error).__name__}: {error}"
             raise RunError(f"the strategy {type(strategy).__name__} failed in {event}{about}: {what}") from error
         if not isinstance(reply, Reply):
+            wanted, given = "Reply" if event == "finish" else "(state, Reply)", type(reply).__name__
             raise RunError(
-                f"the strategy {type(strategy).__name__} must answer {event}{about} with (state, Reply), not with a "
-                f"{type(reply).__name__}"
+                f"the strategy {type(strategy).__name__} must answer {event}{about} with {wanted}, not with a {given}"
             )
         return reply
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import polars as pl
 
 from desim_fl import eventlog, rundir
-from desim_fl.errors import RunDirectoryError
+from desim_fl.errors import RunDirectoryError, ScenarioError
 from desim_fl.laws import Audit, Row
 from desim_fl.population import partition_sha256
 from desim_fl.run import FINISHED, execute
@@ -30,9 +30,12 @@ def verify(folder: Path, *, rerun: bool = False) -> list[str]:
     """
     manifest = rundir.read_manifest(folder)
     events = _events(folder)
-    found = list(islice(_problems(folder, manifest, events), _MOST))
-    if rerun and not found:
-        found = list(islice(_differences(folder, manifest, events), _MOST))
+    try:
+        found = list(islice(_problems(folder, manifest, events), _MOST))
+        if rerun and not found:
+            found = list(islice(_differences(folder, manifest, events), _MOST))
+    except (OSError, ScenarioError, pl.exceptions.PolarsError) as error:
+        return [f"a part of the run directory is missing or cannot be read: {error}"]
     return found
 
 
@@ -46,6 +49,9 @@ def _events(folder: Path) -> pl.DataFrame:
 def _problems(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
     if dict(events.schema) != eventlog.schema():
         yield "the table events does not have the schema that this version writes"
+        return
+    if not isinstance(manifest.get("summary"), dict):
+        yield "the manifest has no summary"
         return
     audit = Audit(_concurrency(folder))
     rows = (Row(*values) for values in events.select(_FIELDS).cast({"kind": pl.String}).iter_rows())

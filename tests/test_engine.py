@@ -324,3 +324,20 @@ def test_a_strategy_that_answers_with_anything_else_is_named():
         play(ScriptedTrips([1]), strategy=Mute(), concurrency=1)
     with pytest.raises(RunError, match=r"Wrong must answer arrive .* with \(state, Reply\), not with a float"):
         play(ScriptedTrips([1]), strategy=Wrong(), concurrency=1)
+
+
+def test_a_strategy_that_fails_at_the_end_is_named():
+    """Finish is asked once at the stop; raising there, or answering with None, is a RunError that names it."""
+
+    class Late(Plain):
+        def finish(self, state, view):
+            raise ValueError("too late")
+
+    class Silent(Plain):
+        def finish(self, state, view):
+            return None
+
+    with pytest.raises(RunError, match="strategy Late failed in finish: ValueError: too late"):
+        play(ScriptedTrips([1]), strategy=Late(), concurrency=1)
+    with pytest.raises(RunError, match=r"Silent must answer finish .*not with a NoneType"):
+        play(ScriptedTrips([1]), strategy=Silent(), concurrency=1)

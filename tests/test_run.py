@@ -400,3 +400,40 @@ def test_a_strategy_that_fails_leaves_a_log_that_adds_up(tmp_path, monkeypatch):
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "failed"
     assert verify(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("clients.parquet", None),
+        ("partition.parquet", None),
+        ("metrics.parquet", b"PAR1"),
+        ("scenario.toml", None),
+        ("scenario.toml", b"junk"),
+        ("model.safetensors", None),
+        ("clients.parquet", b"PAR1 cut"),
+        ("manifest.json", b'{"summary": 5}'),
+    ],
+)
+def test_verify_tells_of_missing_and_broken_parts(tmp_path, name, content):
+    """Whatever part is gone or damaged, verify says so in words (a problem, or a RunDirectoryError), never a traceback."""
+    folder, _ = scenarios.played(tmp_path, scenarios.QUADRATIC)
+    (folder / name).unlink()
+    if content is not None:
+        (folder / name).write_bytes(content)
+    assert verify(folder, rerun=True) != []
+
+
+def test_an_event_log_that_is_gone_or_damaged_is_no_run_directory(tmp_path):
+    """No parts, a cut part, or a foreign table in their place: RunDirectoryError or a problem that names the table."""
+    folder, _ = scenarios.played(tmp_path, scenarios.QUADRATIC)
+    part = folder / "events" / "part-00000.parquet"
+    whole = part.read_bytes()
+    part.write_bytes(whole[:500])
+    with pytest.raises(RunDirectoryError, match="events cannot be read"):
+        verify(folder)
+    part.unlink()
+    with pytest.raises(RunDirectoryError, match="events"):
+        verify(folder)
+    part.write_bytes((folder / "partition.parquet").read_bytes())
+    assert "schema" in verify(folder)[0]
