@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import simpy
 
 from desim_fl.algebra import is_finite
+from desim_fl.complaints import abandoned_for_ever, rejected_for_ever
 from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Stop, Update
 from desim_fl.dispatch import Desk
 from desim_fl.errors import DesimError, JobError, LawError, RefusedError, RunError, StalledError
@@ -45,13 +46,14 @@ class Engine:
         self.flights: dict[int, Flying] = {}
         self.dispatches = [0] * len(world.sizes)
         self.why: str | None = None
+        self.final_ticks = 0
         self._env = simpy.Environment(initial_time=0)
         self._view = LiveView(world, self.flights)
         self._desk = Desk(world, self._view, self._depart)
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] = lambda _: None
         self._state: Any = None
-        self._abandoned = 0  # rounds since the last publish
+        self._abandoned = self._rejected = 0  # rounds and updates since the last publish
         self._alarms: dict[str, Due] = {}
         self._alarm_count = 0
         self._caches: dict[int, Any] = {}
@@ -111,8 +113,6 @@ class Engine:
         self.usage.close(self.flights.values(), tick)
         self.why, self.final_ticks = why, tick
         self._evaluator.finish(self.model, tick, self.ledger.arrived)
-
-    final_ticks = 0
 
     # ---- landings and alarms
 
@@ -211,6 +211,9 @@ class Engine:
 
     def _reject(self, job: Job, staleness: int, reason: str) -> None:
         self.ledger.rejected += 1
+        self._rejected += 1
+        if self._rejected >= _SAME_INSTANT_LIMIT and self.world.stops[::2] == (None, None):
+            raise rejected_for_ever(self._rejected, reason, self.now)
         self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, Note(reason=reason))
 
     def _lose(self, flying: Flying, why: str) -> None:
@@ -262,6 +265,7 @@ class Engine:
     def _consult(self, event: str, subject: Any = None, job: Job | None = None) -> Reply:
         """Tell the strategy of an event; raises ``RunError`` naming strategy, event and job where it fails."""
         strategy = self.world.strategy
+        shared = getattr(self.model.params, "_version", None)  # torch counts changes in place
         about = "" if job is None else f" about job {job.id} (client {job.client}, from version {job.version})"
         try:
             if event == "start":
@@ -275,6 +279,10 @@ class Engine:
         except Exception as error:
             what = f"{type(error).__name__}: {error}"
             raise RunError(f"the strategy {type(strategy).__name__} failed in {event}{about}: {what}") from error
+        if getattr(self.model.params, "_version", None) != shared:
+            raise RunError(
+                f"the strategy {type(strategy).__name__} changed the shared parameters in place in {event}{about}; make new ones"
+            )
         if not isinstance(reply, Reply):
             wanted, given = "Reply" if event == "finish" else "(state, Reply)", type(reply).__name__
             raise RunError(
@@ -309,17 +317,14 @@ class Engine:
         self.log.row(Kind.ABANDON, client, job, self.model.version)
         self._abandoned += 1
         if self._abandoned >= _ABANDONED_LIMIT and self.world.stops.max_ticks is None:
-            raise StalledError(
-                f"{self._abandoned} rounds in a row were abandoned up to t = {self.now / 1e6} s, and no stop rule ends this; "
-                "set run.max_time_s, or a longer strategy.deadline_s"
-            )
+            raise abandoned_for_ever(self._abandoned, self.now)
 
     def _publish(self, reply: Reply, client: int, job: int) -> None:
         self.model = Model(self.model.version + 1, reply.params, self._averaged(reply.shares))
         self.log.version = self.model.version
         self._view.moved(self.model)
         self.ledger.publish()
-        self._buffers, self._abandoned = {}, 0
+        self._buffers, self._abandoned, self._rejected = {}, 0, 0
         self.log.row(Kind.PUBLISH, client, job, self.model.version, note=Note(scale=reply.scale))
         self._evaluator.published(self.model)
 
@@ -382,7 +387,7 @@ class Engine:
         world, nth, start = self.world, self.dispatches[client], send.start or self.model
         work = world.assignment.work(client, send.work)
         trip = world.trips.trip(client, nth, work)
-        check_trip(client, nth, trip)
+        check_trip(client, nth, trip, self.now)
         job = Job(
             id=self.ledger.dispatched,
             client=client,

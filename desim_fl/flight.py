@@ -11,7 +11,7 @@ import simpy
 from desim_fl.core import Flight, Job, Trip
 from desim_fl.errors import RunError
 from desim_fl.eventlog import Kind
-from desim_fl.ticks import is_leg
+from desim_fl.ticks import MOST_TICKS, is_leg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -86,9 +86,10 @@ def duration(trip: Trip) -> int:
     return trip.download + (trip.wait or 0) + trip.compute + trip.upload
 
 
-def check_trip(client: int, nth: int, trip: Trip) -> None:
+def check_trip(client: int, nth: int, trip: Trip, now: int) -> None:
     """Raise ``RunError`` naming the client unless every leg is a whole number of ticks from 0 on."""
-    if trip.lost is None and all(map(is_leg, (trip.download, trip.wait or 0, trip.compute, trip.upload))):
+    sound = trip.lost is None and all(map(is_leg, (trip.download, trip.wait or 0, trip.compute, trip.upload)))
+    if sound and now + duration(trip) < MOST_TICKS:
         return
     legs = {"download": trip.download, "wait": trip.wait or 0, "compute": trip.compute, "upload": trip.upload}
     if trip.lost is not None:
@@ -99,6 +100,8 @@ def check_trip(client: int, nth: int, trip: Trip) -> None:
                 f"client {client}, job number {nth} of this client: the {leg} leg lasts {ticks!r} ticks; a leg is a "
                 "whole number of microseconds, finite and not negative"
             )
+    if now + duration(trip) >= MOST_TICKS:
+        raise RunError(f"client {client}: its job number {nth} would arrive after 146,000 years of virtual time")
 
 
 class FlightView(Mapping[int, Flight]):

@@ -53,7 +53,8 @@ class Session:
         except (Exception, KeyboardInterrupt) as error:
             self.status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
             self.error = f"{type(error).__name__}: {error}"
-            self.engine.usage.close(self.engine.flights.values(), self.engine.now)
+            if self.engine.why is None:  # else the stop has closed the accounts
+                self.engine.usage.close(self.engine.flights.values(), self.engine.now)
             for rescue in (self._finish_log, self.engine.settle):
                 try:
                     rescue()
@@ -64,7 +65,7 @@ class Session:
             self.built.world.executor.close()
 
     def _finish_log(self) -> None:
-        self.timeline_sha256 = self.engine.log.finish(self.engine.now)
+        self.timeline_sha256 = self.engine.log.finish(self.ticks)
 
     @property
     def ticks(self) -> int:

@@ -37,6 +37,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "world": (3, set()),
     "flight": (3, {"simpy"}),
     "view": (3, set()),
+    "complaints": (2, set()),
     "usage": (3, set()),
     "evaluation": (3, {"simpy"}),
     "dispatch": (3, set()),

@@ -341,3 +341,28 @@ def test_a_strategy_that_fails_at_the_end_is_named():
         play(ScriptedTrips([1]), strategy=Late(), concurrency=1)
     with pytest.raises(RunError, match=r"Silent must answer finish .*not with a NoneType"):
         play(ScriptedTrips([1]), strategy=Silent(), concurrency=1)
+
+
+def test_rejections_without_end_are_an_error():
+    """Clients without examples, and only a version stop: a named error instead of an endless run."""
+    with pytest.raises(StalledError, match=r"rejected .*as no examples.*max_versions is never reached"):
+        play(ScriptedTrips([1, 1]), concurrency=2, sizes=[0, 0], stops=StopRules(max_versions=1))
+
+
+def test_an_arrival_beyond_all_time_is_an_error():
+    """Legs that are sound one by one but add up beyond 2**62 ticks are refused, naming the client."""
+    with pytest.raises(RunError, match="client 0: its job number 3 would arrive after 146,000 years"):
+        play(ScriptedTrips([1.4e12]), concurrency=1, stops=StopRules(max_updates=50))
+
+
+def test_a_strategy_that_changes_shared_parameters_is_named():
+    """In-place arithmetic on the global model would reach jobs in flight: it is an error, not a silent fault (AG-07)."""
+    import torch  # noqa: PLC0415
+
+    class Careless(Plain):
+        def arrive(self, state, view, update):
+            view.params.add_(1.0)
+            return super().arrive(state, view, update)
+
+    with pytest.raises(RunError, match="Careless changed the shared parameters in place in arrive about job 0"):
+        play(ScriptedTrips([1]), strategy=Careless(), concurrency=1, start=torch.zeros(3))

@@ -260,3 +260,28 @@ def test_no_version_is_held_longer_than_its_jobs(tmp_path):
     for number in range(3):
         executor.release(job_of(initial, number, steps=1, number=number))
     assert executor._models == {}
+
+
+def test_arguments_that_leave_no_trace_in_the_module_are_part_of_the_key():
+    """Two factories that differ by an argument only, or by a buffer that is not saved, never share outcomes."""
+    from functools import partial  # noqa: PLC0415
+
+    def key(model):
+        task = blob_task(model)
+        return Identity(task).task
+
+    assert key(partial(_sloped, 0.1)) != key(partial(_sloped, 0.9))
+    assert key(partial(_masked, 2)) != key(partial(_masked, 5))
+    assert key(partial(_sloped, 0.1)) == key(partial(_sloped, 0.1))
+
+
+def _sloped(slope):
+    module = torch.nn.Linear(6, 4)
+    module.slope = slope
+    return module
+
+
+def _masked(keep):
+    module = torch.nn.Linear(6, 4)
+    module.register_buffer("mask", (torch.arange(6) < keep).float(), persistent=False)
+    return module

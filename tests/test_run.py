@@ -437,3 +437,17 @@ def test_an_event_log_that_is_gone_or_damaged_is_no_run_directory(tmp_path):
         verify(folder)
     part.write_bytes((folder / "partition.parquet").read_bytes())
     assert "schema" in verify(folder)[0]
+
+
+def test_verify_finds_a_sample_that_changed_hands(tmp_path):
+    """One sample moved to another client, or all clients renumbered: both are told."""
+    folder, _ = scenarios.played(tmp_path, scenarios.BLOBS)
+    table = pl.read_parquet(folder / "partition.parquet")
+    owners = table["client"].to_list()
+    owners[owners.index(1)] = 0
+    table.with_columns(pl.Series("client", owners)).write_parquet(folder / "partition.parquet")
+    assert any("partition" in problem for problem in verify(folder))
+    table.with_columns(client=5 - pl.col("client")).write_parquet(folder / "partition.parquet")
+    assert any("partition" in problem for problem in verify(folder))
+    table.write_parquet(folder / "partition.parquet")
+    assert verify(folder) == []

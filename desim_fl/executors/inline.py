@@ -6,7 +6,7 @@ from time import perf_counter  # provenance only: real seconds never enter virtu
 from typing import TYPE_CHECKING, NamedTuple
 
 from desim_fl.core import Job, Model, Outcome, Promise
-from desim_fl.errors import JobError, LawError
+from desim_fl.errors import DesimError, JobError, LawError, RunError
 
 if TYPE_CHECKING:
     from desim_fl.learning.task import Task
@@ -72,7 +72,12 @@ class InlineExecutor:
 
     def evaluate(self, model: Model) -> Promise:
         """Score a version now."""
-        scores = self.task.evaluate(model)
+        try:
+            scores = self.task.evaluate(model)
+        except DesimError:
+            raise
+        except Exception as error:
+            raise RunError(f"evaluating version {model.version} failed: {type(error).__name__}: {error}") from error
         return Promise(lambda: scores)
 
     def close(self) -> None:

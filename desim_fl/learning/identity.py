@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+from functools import partial
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from desim_fl.learning.facts import own_sources
+from desim_fl.learning.facts import own_sources, source_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,21 +83,22 @@ def _processor() -> str:
     return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
 
 
-def code(module: torch.nn.Module) -> str:
-    """Hash of the source that trains; for a user's own model, of every loaded source file that is not installed."""
+def code() -> str:
+    """Hash of the source that trains, and of every loaded source file that is neither ours nor installed."""
     files = sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern))
-    own = own_sources() if _is_own(module) else {}
+    own = own_sources()
     users = {path: content for path, content in own.items() if not path.startswith(str(_PACKAGE))}
     return digest([hashlib.sha256(path.read_bytes()).hexdigest() for path in files], users)
 
 
-def _is_own(module: torch.nn.Module) -> bool:
-    """Whether torch's own classes do not say everything about what a network computes."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(
-        not type(part).__module__.startswith("torch.nn.") or any(getattr(part, name, None) for name in hooks)
-        for part in module.modules()
-    )
+def _factory(model: Any) -> Any:
+    """What builds the module: its function and arguments; an own one's source file too, installed or not."""
+    if not isinstance(model, partial):
+        return f"{model.__module__}.{getattr(model, '__qualname__', model)}"
+    names = [argument.partition(":")[0] for argument in model.args if isinstance(argument, str) and ":" in argument]
+    files = [found for found in map(source_file, names) if found]
+    sources = [hashlib.sha256(Path(found).read_bytes()).hexdigest() for found in files if Path(found).is_file()]
+    return [f"{model.func.__module__}.{model.func.__qualname__}", list(model.args), dict(model.keywords), sources]
 
 
 class Identity:
@@ -105,8 +107,10 @@ class Identity:
     def __init__(self, task: ClassificationTask) -> None:
         optimizer = task.optimizer
         self.task = digest(
-            code(task.module),
+            code(),
             machine(task.device),
+            _factory(task.model),
+            dict(task.module.named_buffers()),
             [repr(task.module), {name: tuple(value.shape) for name, value in task.module.state_dict().items()}],
             [task.seed, task.batch_size, task.threads, task.local_buffers],
             [optimizer.name, optimizer.momentum, optimizer.weight_decay],

@@ -158,7 +158,7 @@ class Executor(Table):
         default=None, description="Jobs trained side by side; absent = the executor's own choice."
     )
     reuse: bool = Field(
-        default=True,
+        default=False,
         description="Take outcomes that were computed before, on this machine, from the user's cache folder.",
     )
     reuse_limit_gb: Annotated[float, Field(gt=0, le=1e6)] = Field(
