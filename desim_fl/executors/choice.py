@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 from time import perf_counter  # decides where jobs run, and nothing that the run computes
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,6 +45,8 @@ def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]
     if wish.name == "pool" or (wish.workers or 1) > 1:
         return _pool(task, workers), f"asked for, {workers} workers"
     device = getattr(task, "device", None)
+    if multiprocessing.current_process().daemon:
+        return InlineExecutor(task), "auto: this process is a worker itself and may not start others"
     if device is None or device.type != "cpu" or workers == 1:
         return InlineExecutor(task), "auto: nothing to gain from processes (no network, one core, or a GPU)"
     seconds = _expected_s(task, wish.jobs, steps)

@@ -20,6 +20,18 @@ class Wall(NamedTuple):
     train_s: float
 
 
+def checked(job: Job, outcome: Outcome, steps: int, executor: str) -> Outcome:
+    """Return the outcome; a trainer that does not say what it did is refused, since virtual time counts on it."""
+    why = None
+    if not isinstance(outcome, Outcome):
+        why = f"training gave a {type(outcome).__name__}, not an Outcome"
+    elif outcome.steps != steps and not (outcome.stopped and 0 <= outcome.steps <= steps):
+        why = f"the trainer reports {outcome.steps} steps, {steps} were asked for"
+    if why is not None:
+        raise JobError(job.id, job.client, job.version, executor, why)
+    return outcome
+
+
 class InlineExecutor:
     """The plainest executor; the others are measured against it.
 
@@ -52,19 +64,10 @@ class InlineExecutor:
         except Exception as error:
             raise self._failed(job, f"{type(error).__name__}: {error}") from error
         self.wall.append(Wall(job.id, job.client, perf_counter() - begin))
-        self._check(job, outcome, steps)
-        return outcome
+        return checked(job, outcome, steps, self.name)
 
     def _failed(self, job: Job, why: str) -> JobError:
         return JobError(job.id, job.client, job.version, self.name, why)
-
-    def _check(self, job: Job, outcome: Outcome, steps: int) -> None:
-        """Refuse a trainer that does not say what it did, since virtual time counts on it."""
-        if not isinstance(outcome, Outcome):
-            raise self._failed(job, f"training gave a {type(outcome).__name__}, not an Outcome")
-        early = outcome.stopped and 0 <= outcome.steps <= steps
-        if outcome.steps != steps and not early:
-            raise self._failed(job, f"the trainer reports {outcome.steps} steps, {steps} were asked for")
 
     def release(self, job: Job) -> None:
         """Forget a job that will not be collected; one that is not waiting is forgotten already."""

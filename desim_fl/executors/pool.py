@@ -1,82 +1,36 @@
 """Worker processes: jobs start when they are dispatched, the most urgent virtual arrival first.
 
 Results do not depend on where or when a job ran: each worker rebuilds the task from its recipe and pins its threads,
-so its bits are those of the inline executor. The data set is mapped into the workers; a version's parameters are sent
-to a worker once. A worker that dies is replaced and its jobs are done again, once.
+so its bits are those of the inline executor. The data set is mapped into the workers; a version's parameters are put
+into shared memory once, and outcomes come back through it. A worker that dies is replaced and its jobs are done again,
+once.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from dataclasses import dataclass, field
-from multiprocessing import connection as waiting
-from multiprocessing.reduction import ForkingPickler
+import traceback
 from typing import TYPE_CHECKING, Any
-
-from torch import multiprocessing
 
 from desim_fl.core import Job, Model, Outcome, Promise
 from desim_fl.errors import JobError, LawError, RunError
-from desim_fl.executors import worker
-from desim_fl.executors.inline import Wall
-from desim_fl.executors.parcels import packed, unpacked
+from desim_fl.executors.crew import Crew, Hand
+from desim_fl.executors.inline import Wall, checked
+from desim_fl.executors.packing import Packed, full, needed, packed, unpacked
+from desim_fl.executors.shelf import Shelf
+from desim_fl.executors.tickets import Shipment, Ticket, WorkerError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from desim_fl.learning.task import Task
 
-_QUEUED = 2  # per worker: one that runs, one that waits, so that urgency keeps its meaning
-_ATTEMPTS = 2
-_PATIENCE_S = 3.0
-
-
-class WorkerError(Exception):
-    """What went wrong in a worker, with the traceback as it was printed there."""
-
-
-@dataclass(slots=True)
-class Ticket:
-    """One thing to be done: a job's training, or (``job`` is ``None``) a version's evaluation."""
-
-    number: int
-    due: int
-    key: tuple[int, int]
-    steps: int
-    job: Job | None = None
-    version: int = 0
-    attempts: int = 0
-    wanted: bool = True
-    result: Any = None
-    failure: WorkerError | None = None
-    worker: int | None = None  # who has it now, or had it last
-
-    @property
-    def settled(self) -> bool:
-        """Whether its result, or its failure, is known."""
-        return self.result is not None or self.failure is not None
-
-
-@dataclass(slots=True)
-class Hand:
-    """A worker as the parent sees it."""
-
-    number: int
-    process: Any
-    pipe: Any
-    ready: bool = False
-    tickets: dict[int, Ticket] = field(default_factory=dict)
-    models: set[tuple[int, int]] = field(default_factory=set)
-
-
-@dataclass(slots=True)
-class Shipment:
-    """A version's content while anything still needs it."""
-
-    params: Any
-    buffers: Any
-    users: int = 0
+_SHORT_S = 0.05  # jobs below it wait two at a worker, or it would idle between them; longer ones only one, so that
+_QUEUED = 2  # urgency keeps its meaning
+_DEATHS = 2
+_URGENT = -1  # before any arrival
+_WORTH_SHARING = 4096  # bytes of a version
 
 
 class PoolExecutor:
@@ -88,13 +42,14 @@ class PoolExecutor:
     def __init__(self, task: Task, workers: int) -> None:
         self.task, self.workers = task, workers
         self.wall: list[Wall] = []
-        self._context = multiprocessing.get_context("spawn")
-        self._hands: list[Hand] = []
+        self._crew: Crew | None = None  # hired when first needed
+        self._shelf: Shelf | None = None
         self._numbers = itertools.count()
         self._queue: list[tuple[int, int, Ticket]] = []
         self._jobs: dict[int, Ticket] = {}
-        self._models: dict[tuple[int, int], Shipment] = {}  # by ids of parameters and buffers, which it keeps alive
+        self._models: dict[tuple[int, int], Shipment] = {}
         self._latest = 0
+        self._pace_s = _SHORT_S  # seconds of recent jobs, smoothed
         self._closed = False
 
     # ---- the executor's side
@@ -104,8 +59,7 @@ class PoolExecutor:
         if job.id in self._jobs:
             raise LawError(f"job {job.id} was submitted twice")
         self._latest = max(self._latest, due)
-        planned = job.work.steps or 0
-        self._jobs[job.id] = self._enqueue(due, job.params, job.buffers, planned, job=job)
+        self._jobs[job.id] = self._enqueue(due, job.params, job.buffers, job.work.steps or 0, job=job)
 
     def collect(self, job: Job, steps: int) -> Outcome:
         """Wait for a job; one that reports early is done again for so many steps."""
@@ -114,9 +68,8 @@ class PoolExecutor:
             raise LawError(f"job {job.id} is not waiting here: never submitted, released, or collected before")
         if ticket.steps != steps:
             self._forget(ticket)
-            ticket = self._enqueue(ticket.due, job.params, job.buffers, steps, job=job)
-        outcome: Outcome = self._settle(ticket)
-        return outcome._replace(buffers=job.buffers if outcome.buffers is None else outcome.buffers)
+            ticket = self._enqueue(_URGENT, job.params, job.buffers, steps, job=job)
+        return checked(job, self._settle(ticket), steps, self.name)
 
     def release(self, job: Job) -> None:
         """Drop a job that has not started; the result of one that runs is thrown away."""
@@ -129,76 +82,78 @@ class PoolExecutor:
         ticket = self._enqueue(self._latest, model.params, model.buffers, 0, version=model.version)
 
         def ready() -> bool:
-            self._pump(0.0)
+            if not (ticket.settled or self._closed):
+                self._pump(0.0)
             return ticket.settled
 
         return Promise(lambda: self._settle(ticket), ready)
 
     def close(self) -> None:
         """End the workers; whatever they still do is thrown away."""
-        if self._closed:
-            return
+        self._end(at_once=False)
+
+    def _end(self, *, at_once: bool) -> None:
         self._closed = True
-        for hand in self._hands:
-            try:
-                hand.pipe.send(None)
-            except OSError:
-                continue
-        for hand in self._hands:
-            if hand.tickets:
-                hand.process.terminate()
-            hand.process.join(_PATIENCE_S)
-            if hand.process.is_alive():
-                hand.process.kill()
-                hand.process.join()
-            hand.pipe.close()
-            hand.process.close()
-        self._hands, self._queue, self._jobs, self._models = [], [], {}, {}
+        crew, self._crew = self._crew, None
+        if crew is not None:
+            crew.close(at_once=at_once)
+        if self._shelf is not None:
+            self._shelf.close()
+        self._shelf, self._queue, self._jobs, self._models = None, [], {}, {}
 
     # ---- tickets
 
     def _enqueue(self, due: int, params: Any, buffers: Any, steps: int, **what: Any) -> Ticket:
+        self._check_open()
         key = (id(params), id(buffers))
-        shipment = self._models.setdefault(key, Shipment(params, buffers))
+        shipment = self._models.setdefault(key, Shipment(key, params, buffers))
         shipment.users += 1
-        ticket = Ticket(next(self._numbers), due, key, steps, **what)
-        heapq.heappush(self._queue, (due, ticket.number, ticket))
+        ticket = Ticket(next(self._numbers), due, shipment, steps, **what)
+        self._push(ticket)
         self._pump(0.0)
         return ticket
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise RunError("the pool of workers is closed")
+
+    def _push(self, ticket: Ticket) -> None:
+        heapq.heappush(self._queue, (ticket.due, ticket.number, ticket))
 
     def _forget(self, ticket: Ticket) -> None:
         """Nobody wants this any more."""
         if ticket.wanted:
             ticket.wanted = False
-            if ticket.worker is None or ticket.settled:
-                self._let_go(ticket)
+            if ticket.waiting or ticket.settled:
+                self._let_go(ticket.shipment)
 
-    def _let_go(self, ticket: Ticket) -> None:
+    def _let_go(self, shipment: Shipment) -> None:
         """One user less of a version; after the last one workers forget it too."""
-        shipment = self._models[ticket.key]
         shipment.users -= 1
-        if shipment.users:
+        if shipment.users or self._crew is None:
             return
-        del self._models[ticket.key]
-        for hand in self._hands:
-            if ticket.key in hand.models:
-                hand.models.discard(ticket.key)
-                self._send(hand, ("drop", ticket.key))
+        del self._models[shipment.key]
+        for hand in self._crew.hands:
+            if shipment.key in hand.models:
+                hand.models.discard(shipment.key)
+                hand.unsent.append(("drop", shipment.key))
+        if shipment.place is not None and self._shelf is not None:
+            self._shelf.give(shipment.place)
 
     def _settle(self, ticket: Ticket) -> Any:
         """Wait until a ticket is settled; it goes first if it has not started."""
+        if ticket.waiting and not ticket.settled and ticket.due != _URGENT:
+            ticket.due = _URGENT
+            self._push(ticket)
         while not ticket.settled:
-            if ticket.worker is None:
-                heapq.heappush(self._queue, (-1, ticket.number, ticket))
             self._pump(None)
         if ticket.wanted:
-            ticket.wanted = False
-            self._let_go(ticket)
+            self._forget(ticket)
         if ticket.failure is None:
             return ticket.result
         if ticket.job is None:
             raise RunError(f"evaluating version {ticket.version} failed: {ticket.failure}") from ticket.failure
-        job, name = ticket.job, f"pool, worker {ticket.worker}"
+        job, name = ticket.job, self.name if ticket.worker is None else f"{self.name}, worker {ticket.worker}"
         summary = str(ticket.failure).splitlines()[0]
         raise JobError(job.id, job.client, job.version, name, summary) from ticket.failure
 
@@ -206,103 +161,134 @@ class PoolExecutor:
 
     def _pump(self, timeout: float | None) -> None:
         """Hand out what waits, and take in what has come; waits for something if ``timeout`` is ``None``."""
-        if not self._hands and not self._closed:
-            self._hands = [self._hire(number) for number in range(self.workers)]
-        self._hand_out()
-        by_end = {hand.pipe: hand for hand in self._hands} | {hand.process.sentinel: hand for hand in self._hands}
-        for end in waiting.wait(list(by_end), timeout):
-            hand = by_end[end]
-            if hand in self._hands:
-                self._take_in(hand)
-        self._hand_out()
+        self._check_open()
+        try:
+            crew = self._crew or self._hire()
+            self._hand_out(crew)
+            for hand, ended in crew.wait(timeout):
+                self._take_in(crew, hand, ended=ended)
+            self._hand_out(crew)
+        except KeyboardInterrupt:  # perhaps in the middle of a message: nobody here can be understood any more
+            self._end(at_once=True)
+            raise
 
-    def _hire(self, number: int) -> Hand:
-        mine, theirs = self._context.Pipe()
-        recipe = bytes(ForkingPickler.dumps(self.task))  # tensors travel as handles to shared memory
-        process = self._context.Process(
-            target=worker.main, args=(theirs, recipe), name=f"desim-fl worker {number}", daemon=True
-        )
-        process.start()
-        theirs.close()
-        return Hand(number, process, mine)
+    def _hire(self) -> Crew:
+        """Start the workers; the first version that is to be sent says how large a place in the shelf must be."""
+        first = next(iter(self._models.values()))
+        size = needed(packed((first.params, first.buffers)).sizes)
+        if size >= _WORTH_SHARING:
+            self._shelf = Shelf.fitting(2 * size)  # an outcome may hold a client's own buffers beside the model's
+        self._crew = Crew(self.task, self.workers, self._shelf)
+        return self._crew
 
-    def _hand_out(self) -> None:
+    def _hand_out(self, crew: Crew) -> None:
         """Give the most urgent tickets to the workers with the least to do."""
+        most = _QUEUED if self._pace_s < _SHORT_S else 1
         while self._queue:
-            free = [hand for hand in self._hands if hand.ready and len(hand.tickets) < _QUEUED]
+            free = [hand for hand in crew.hands if hand.ready and len(hand.tickets) < most]
             if not free:
                 return
             _, _, ticket = heapq.heappop(self._queue)
-            if ticket.worker is not None or ticket.settled:
-                continue  # queued twice to go first
-            if ticket.wanted:
+            if ticket.waiting and ticket.wanted:  # else it was dropped, or went first
                 self._give(min(free, key=lambda hand: len(hand.tickets)), ticket)
 
     def _give(self, hand: Hand, ticket: Ticket) -> None:
-        if ticket.key not in hand.models:
-            shipment = self._models[ticket.key]
-            hand.models.add(ticket.key)
-            self._send(hand, ("model", ticket.key, shipment.params, shipment.buffers))
+        """Send a ticket, and before it its version if the worker does not know that; what cannot be sent has failed."""
+        ticket.waiting = False
+        try:
+            model = self._shipped(hand, ticket.shipment)
+            subject = ticket.version if ticket.job is None else self._outbound(ticket, ticket.job)
+        except Exception as error:  # noqa: BLE001  (any class may refuse to be pickled, in its own way)
+            reason = f"it cannot be sent to a worker: {type(error).__name__}: {error}"
+            self._finish(ticket, failure=WorkerError(f"{reason}\n{traceback.format_exc()}"))
+            return
         ticket.worker, hand.tickets[ticket.number] = hand.number, ticket
-        ticket.attempts += 1
         kind = "score" if ticket.job is None else "train"
-        subject = ticket.version if ticket.job is None else ticket.job._replace(params=None, buffers=None)
-        self._send(hand, (kind, ticket.number, ticket.key, subject, ticket.steps))
+        hand.models.add(ticket.shipment.key)
+        hand.tell(*model, (kind, ticket.number, ticket.shipment.key, ticket.place, subject, ticket.steps))
 
-    def _send(self, hand: Hand, message: Any) -> None:
-        try:
-            hand.pipe.send(packed(message))
-        except OSError:
-            return  # its death is noticed, and mended, where results are taken in
+    def _shipped(self, hand: Hand, shipment: Shipment) -> tuple[Any, ...]:
+        """Return what a worker must be told of a version; packs it when the first one needs it."""
+        if shipment.key in hand.models:
+            return ()
+        if shipment.parcel is None:
+            if self._shelf is not None:
+                shipment.place = self._shelf.take()
+            shipment.parcel = packed((shipment.params, shipment.buffers), self._room(shipment.place))
+        return (("model", shipment.key, shipment.place, shipment.parcel),)
 
-    def _take_in(self, hand: Hand) -> None:
-        """Read all that a worker has said; replace one that died."""
+    def _outbound(self, ticket: Ticket, job: Job) -> Packed:
+        if self._shelf is not None:
+            ticket.place = self._shelf.take()
+        return packed(job._replace(params=None, buffers=None), self._room(ticket.place))
+
+    def _room(self, place: int | None) -> memoryview | None:
+        return None if place is None or self._shelf is None else self._shelf.room(place)
+
+    def _take_in(self, crew: Crew, hand: Hand, *, ended: bool) -> None:
+        """Hear what a worker says; replace one that ended, after its last word."""
         try:
-            while hand.pipe.poll():
-                self._hear(hand, *hand.pipe.recv())
+            self._hear(crew, hand, *hand.pipe.recv())
+            while ended and hand.pipe.poll():
+                self._hear(crew, hand, *hand.pipe.recv())
         except (EOFError, OSError):
-            self._replace(hand)
-            return
-        if not hand.process.is_alive() and not hand.pipe.poll():
-            self._replace(hand)
+            ended = True
+        if ended:
+            self._replace(crew, hand)
 
-    def _hear(self, hand: Hand, kind: str, number: int | None, content: Any, more: Any) -> None:
+    def _hear(self, crew: Crew, hand: Hand, kind: str, number: int, content: Any, more: Any) -> None:
         if kind == "broken":
-            raise RunError(f"worker {hand.number} of the pool cannot rebuild the task: {content}") from WorkerError(
-                more
-            )
-        if kind == "ready" or number is None:
-            hand.ready = True
+            raise RunError(f"the pool's workers cannot rebuild the task: {content}") from WorkerError(more)
+        if kind == "ready":
+            crew.started(hand)
             return
-        ticket = hand.tickets.pop(number)
+        ticket: Ticket = hand.tickets.pop(number)
         if kind == "failed":
-            ticket.failure = WorkerError(f"{content}\n{more}")
+            self._finish(ticket, failure=WorkerError(f"{content}\n{more}"))
+        elif ticket.wanted:
+            self._receive(ticket, content, more)
         else:
-            ticket.result = unpacked(content)
-            if ticket.job is not None and ticket.wanted:
-                self.wall.append(Wall(ticket.job.id, ticket.job.client, more))
-        if not ticket.wanted:
-            self._let_go(ticket)
+            self._finish(ticket)
 
-    def _replace(self, hand: Hand) -> None:
-        """Hire another worker for one that died, and queue again what it had."""
-        hand.process.join()
-        code = hand.process.exitcode
-        place = self._hands.index(hand)
-        if not hand.ready:
-            raise RunError(f"worker {hand.number} of the pool died while starting (exit code {code})")
-        self._hands[place] = self._hire(hand.number)
-        hand.pipe.close()
-        for ticket in hand.tickets.values():
+    def _receive(self, ticket: Ticket, parcel: Packed, seconds: float) -> None:
+        try:
+            ticket.result = full(unpacked(parcel, self._room(ticket.place)), ticket.job)
+        except Exception as error:  # noqa: BLE001  (any class may refuse to be unpickled, in its own way)
+            reason = f"its outcome cannot be read: {type(error).__name__}: {error}"
+            self._finish(ticket, failure=WorkerError(f"{reason}\n{traceback.format_exc()}"))
+            return
+        if ticket.job is not None:
+            self._pace_s += (seconds - self._pace_s) / 4
+            self.wall.append(Wall(ticket.job.id, ticket.job.client, seconds))
+        self._finish(ticket)
+
+    def _finish(self, ticket: Ticket, failure: WorkerError | None = None) -> None:
+        """Settle a ticket that no worker has any more."""
+        self._clear(ticket)
+        ticket.failure, ticket.settled = failure, True
+        if not ticket.wanted:
+            self._let_go(ticket.shipment)
+
+    def _clear(self, ticket: Ticket) -> None:
+        if ticket.place is not None and self._shelf is not None:
+            self._shelf.give(ticket.place)
+        ticket.place = None
+
+    def _replace(self, crew: Crew, hand: Hand) -> None:
+        """Hire another worker for one that died; queue again what it had, unless it was the second death on that."""
+        fate = crew.replace(hand)
+        for position, ticket in enumerate(hand.tickets.values()):
+            self._clear(ticket)
+            ticket.deaths += position == 0  # those behind had not been begun
             if not ticket.wanted:
-                self._let_go(ticket)
-            elif ticket.attempts >= _ATTEMPTS:
-                ticket.failure = WorkerError(f"the worker died (exit code {code}), {ticket.attempts} times on this job")
+                self._finish(ticket)
+            elif ticket.deaths >= _DEATHS:
+                self._finish(ticket, WorkerError(f"the worker died ({fate}), {ticket.deaths} times on this job"))
             else:
-                ticket.worker = None
-                heapq.heappush(self._queue, (ticket.due, ticket.number, ticket))
+                ticket.waiting = True
+                self._push(ticket)
 
     @property
     def pids(self) -> Sequence[int]:
         """Process ids of the workers, for tests and curious people."""
-        return [hand.process.pid for hand in self._hands]
+        return [] if self._crew is None else [hand.process.pid for hand in self._crew.hands]
