@@ -39,6 +39,11 @@ class NullType:
 
     __bool__ = __float__ = __int__ = __lt__ = __le__ = __gt__ = __ge__ = __iter__ = __len__ = _refuse
 
+    def __getattr__(self, name: str) -> NoReturn:
+        if name.startswith("_"):
+            raise AttributeError(name)  # how Python asks whether a protocol is supported
+        self._refuse()
+
     def __repr__(self) -> str:
         return "Null"
 

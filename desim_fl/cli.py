@@ -111,8 +111,8 @@ def plan(
         return
     from desim_fl.run import execute  # noqa: PLC0415
 
-    with _naming(scenario), contextlib.redirect_stdout(sys.stderr):
-        manifest = execute(loaded, out, timing_only=True)
+    with _naming(scenario), contextlib.redirect_stdout(sys.stderr), _gently(None) as watch:
+        manifest = execute(loaded, out, timing_only=True, watch=watch)
     if as_json:
         _print_json(out, manifest)
     else:

@@ -91,7 +91,7 @@ class Outcome(NamedTuple):
     examples: int = 0
     steps: int = 0
     stopped: bool = False
-    loss: float | None = None
+    loss: float | Any | None = None
     extra: Any = None
     memory: Any = None
     bad: str | None = None

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import simpy
 
-from desim_fl.algebra import is_finite
+from desim_fl.algebra import Null, is_finite
 from desim_fl.complaints import abandoned_for_ever, rejected_for_ever
+from desim_fl.consultation import consult
 from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Stop, Update
 from desim_fl.dispatch import Desk
-from desim_fl.errors import DesimError, JobError, LawError, RefusedError, RunError, StalledError
+from desim_fl.errors import JobError, LawError, RefusedError, RunError, StalledError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind, Note
 from desim_fl.flight import ALARM, ARRIVAL, Due, Flying, check_trip
@@ -202,7 +203,7 @@ class Engine:
         note = Note(
             steps=outcome.steps,
             examples=outcome.examples,
-            loss=outcome.loss,
+            loss=None if outcome.loss is Null else outcome.loss,
             bytes=flying.trip.bytes_up,
             outcome=None if finite else "rejected: non-finite",
             bad_key=None if finite else outcome.bad or "params",
@@ -263,31 +264,8 @@ class Engine:
     # ---- the strategy and what its replies ask for
 
     def _consult(self, event: str, subject: Any = None, job: Job | None = None) -> Reply:
-        """Tell the strategy of an event; raises ``RunError`` naming strategy, event and job where it fails."""
-        strategy = self.world.strategy
-        shared = getattr(self.model.params, "_version", None)  # torch counts changes in place
-        about = "" if job is None else f" about job {job.id} (client {job.client}, from version {job.version})"
-        try:
-            if event == "start":
-                self._state, reply = strategy.start(self._view)
-            elif event == "finish":
-                reply = getattr(strategy, event)(self._state, self._view)
-            else:
-                self._state, reply = getattr(strategy, event)(self._state, self._view, subject)
-        except DesimError:
-            raise
-        except Exception as error:
-            what = f"{type(error).__name__}: {error}"
-            raise RunError(f"the strategy {type(strategy).__name__} failed in {event}{about}: {what}") from error
-        if getattr(self.model.params, "_version", None) != shared:
-            raise RunError(
-                f"the strategy {type(strategy).__name__} changed the shared parameters in place in {event}{about}; make new ones"
-            )
-        if not isinstance(reply, Reply):
-            wanted, given = "Reply" if event == "finish" else "(state, Reply)", type(reply).__name__
-            raise RunError(
-                f"the strategy {type(strategy).__name__} must answer {event}{about} with {wanted}, not with a {given}"
-            )
+        """Tell the strategy of an event and keep its new state."""
+        self._state, reply = consult(self.world.strategy, self._state, self._view, event, subject, job)
         return reply
 
     def _answer(self, reply: Reply, client: int = -1, job: int = -1, *, freed: int, at_once: bool = False) -> None:

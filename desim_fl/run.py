@@ -16,7 +16,7 @@ from desim_fl.build import Built, build
 from desim_fl.engine import Engine
 from desim_fl.errors import DesimError
 from desim_fl.eventlog import EventLog, ParquetSink
-from desim_fl.usage import quantile
+from desim_fl.usage import spread, staleness_summary, time_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -87,15 +87,13 @@ def summary(session: Session) -> dict[str, Any]:
     """Headline numbers of a run, as they stand in the manifest."""
     engine, ledger, usage = session.engine, session.engine.ledger, session.engine.usage
     accuracy, loss = session.last_score()
-    seconds, legs, people = session.ticks / 1e6, usage.total(), len(session.built.population)
-    arrived = ledger.arrived
-    total = sum(value * count for value, count in usage.staleness.items())
+    people = len(session.built.population)
     return {
         "accuracy": accuracy,
         "loss": loss,
-        "virtual_time_s": seconds,
+        "virtual_time_s": session.ticks / 1e6,
         "versions": engine.model.version,
-        "updates": arrived,
+        "updates": ledger.arrived,
         "dispatched": ledger.dispatched,
         "applied": ledger.applied,
         "buffered": ledger.buffered,
@@ -105,26 +103,11 @@ def summary(session: Session) -> dict[str, Any]:
         "in_flight": ledger.in_flight,
         "bytes_down": ledger.bytes_down,
         "bytes_up": ledger.bytes_up,
-        "staleness": {
-            "mean": total / arrived if arrived else None,
-            "p50": quantile(usage.staleness, 0.5),
-            "p99": quantile(usage.staleness, 0.99),
-            "max": max(usage.staleness, default=None),
-        },
-        "updates_a_client": _spread([account.arrivals for account in usage.accounts.values()], people),
-        "leg_s": {leg: ticks / 1e6 for leg, ticks in legs._asdict().items()},
-        "utilisation": sum(legs) / (session.ticks * people) if session.ticks else None,
-        "mean_in_flight": sum(legs) / session.ticks if session.ticks else None,
-        "updates_a_second": arrived / seconds if seconds else None,
+        "staleness": staleness_summary(usage.staleness),
+        "updates_a_client": spread([account.arrivals for account in usage.accounts.values()], people),
+        **time_summary(usage.total(), session.ticks, people, ledger.arrived),
         "stop": engine.why,
     }
-
-
-def _spread(arrivals: list[int], clients: int) -> dict[str, float]:
-    """Minimum, median, mean and maximum of updates over all clients, those without any included."""
-    counts = sorted([0] * (clients - len(arrivals)) + arrivals)
-    middle = (counts[(clients - 1) // 2] + counts[clients // 2]) / 2
-    return {"min": counts[0], "median": middle, "mean": sum(counts) / clients, "max": counts[-1]}
 
 
 def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
@@ -212,24 +195,48 @@ def _written(session: Session, folder: Path) -> Iterator[None]:
 
 
 def _write(session: Session, folder: Path) -> None:
+    """Write what there is; the manifest always, with a line for whatever could not be written.
+
+    Raises ``DesimError`` if the run was complete and something could not.
+    """
+    from desim_fl import rundir  # noqa: PLC0415
+
+    faults: list[str] = []
+    model_sha256: str | None = None
+    for what, write in _products(session, folder).items():
+        try:
+            result = write()
+        except Exception as error:  # noqa: BLE001  (each product is independent of the others)
+            faults.append(f"{what} could not be written: {type(error).__name__}: {error}")
+        else:
+            model_sha256 = result if what == "model.safetensors" else model_sha256
+        if what == "model.safetensors":
+            rundir.write_manifest(folder, manifest(session, model_sha256))  # the report reads it
+    rundir.write_manifest(folder, {**manifest(session, model_sha256), "unwritten": faults})
+    rundir.unclaim(folder)
+    if faults and session.status == FINISHED:
+        raise DesimError(f"the run is complete in {folder}, but {'; '.join(faults)}")
+
+
+def _products(session: Session, folder: Path) -> dict[str, Callable[[], Any]]:
+    """What a run directory gets at the end, in order; the model before the manifest, the report after it."""
     import polars as pl  # noqa: PLC0415
 
     from desim_fl import report, rundir  # noqa: PLC0415
 
     built = session.built
-    rundir.write_table(folder / "metrics.parquet", rundir.metrics(session.evaluations))
-    rundir.write_table(folder / "clients.parquet", rundir.clients(built, session.engine.usage))
-    wall = getattr(built.world.executor, "wall", None)
-    if wall is not None:
+    wall = getattr(built.world.executor, "wall", [])
+
+    def timed() -> None:
         rundir.write_table(folder / "wall.parquet", pl.DataFrame(wall, schema=rundir.WALL_SCHEMA, orient="row"))
-    model_sha256 = None
-    if built.task is not None:
-        model_sha256 = rundir.save_model(folder, built.task.tensors(session.engine.model))
-    facts = manifest(session, model_sha256)
-    rundir.write_manifest(folder, facts)
-    try:
-        report.write(folder)
-    except Exception as error:
-        if session.status == FINISHED:
-            raise DesimError(f"the run is complete in {folder}, but its report failed: {error}") from error
-        rundir.write_manifest(folder, {**facts, "report_error": f"{type(error).__name__}: {error}"})
+
+    def model() -> str | None:
+        return None if built.task is None else rundir.save_model(folder, built.task.tensors(session.engine.model))
+
+    return {
+        "metrics": lambda: rundir.write_table(folder / "metrics.parquet", rundir.metrics(session.evaluations)),
+        "clients": lambda: rundir.write_table(folder / "clients.parquet", rundir.clients(built, session.engine.usage)),
+        "wall": timed,
+        "model.safetensors": model,
+        "report.html": lambda: report.write(folder),
+    }

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from desim_fl.usage import Usage
 
 MANIFEST = "manifest.json"
+_CLAIM = ".being-written"
 MODEL_METADATA = {"format": "pt"}  # constant, so that the bytes depend on the tensors alone
 
 METRICS_SCHEMA: dict[str, Any] = {
@@ -49,15 +50,23 @@ WALL_SCHEMA: dict[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": p
 
 def claim(folder: Path) -> Path:
     """Make a new run directory; raises ``RunDirectoryError`` where something stands there already."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and not folder.is_dir():
+        raise RunDirectoryError(f"{folder} is a file; give another --out")
+    if folder.exists() and any(folder.iterdir()):
         raise RunDirectoryError(f"{folder} exists already and is not empty; give another --out, or remove it first")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / ".writing").write_bytes(b"")
-        (folder / ".writing").unlink()
+        (folder / _CLAIM).open("x").close()  # of two runs that come at once, one makes it
+    except FileExistsError as error:
+        raise RunDirectoryError(f"{folder} is being written by another run; give another --out") from error
     except OSError as error:
         raise RunDirectoryError(f"cannot write to {folder}: {error}; give another --out") from error
     return folder
+
+
+def unclaim(folder: Path) -> None:
+    """Take the mark away that ``claim`` left: the directory is complete."""
+    (folder / _CLAIM).unlink(missing_ok=True)
 
 
 def free_name(parent: Path, name: str) -> Path:

@@ -61,14 +61,13 @@ class JobLaws:
 
 @dataclass(slots=True)
 class JobDraws:
-    """The drawn values of each job, by slot; remembers blocks of draws, never what was asked."""
+    """The drawn values of each job, by slot: one job at a time, or a block of a client's jobs at once."""
 
     seed: int
     keys: Sequence[int]
     laws: JobLaws
     _slots: tuple[tuple[JobSlot, Law], ...] = field(init=False)
     _length: int = field(init=False)
-    _blocks: dict[int, tuple[int, list[list[float]]]] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         self._slots = self.laws.slots
@@ -78,17 +77,8 @@ class JobDraws:
         """Every law's value for this job."""
         if not self._slots:
             return {}
-        if nth < _WARM or self._length < _SHORTEST_BLOCK:
-            drawn = draws.block(self.seed, Purpose.JOB, self.keys[client], nth, 0)
-            return {slot: law.at(draws.uniform(drawn[slot])) for slot, law in self._slots}
-        first, columns = self._blocks.get(client, (-1, []))
-        if not first <= nth < first + self._length or first < 0:
-            first, columns = nth, self._draw(client, nth)
-            self._blocks[client] = (first, columns)
-        return {slot: column[nth - first] for (slot, _), column in zip(self._slots, columns, strict=True)}
-
-    def _draw(self, client: int, first: int) -> list[list[float]]:
-        return [column.tolist() for column in self.columns(client, first, self._length).values()]
+        drawn = draws.block(self.seed, Purpose.JOB, self.keys[client], nth, 0)
+        return {slot: law.at(draws.uniform(drawn[slot])) for slot, law in self._slots}
 
     def block_length(self, nth: int) -> int:
         """How many jobs of a client are best drawn at once from its ``nth`` on; 0 = one by one."""

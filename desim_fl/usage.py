@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,6 +19,9 @@ class Spent(NamedTuple):
     wait: int = 0
     compute: int = 0
     upload: int = 0
+
+
+LEGS = Spent._fields
 
 
 def spent(flying: Flying, now: int) -> Spent:
@@ -105,3 +108,31 @@ def quantile(counts: Counter[int], share: float) -> int | None:
         if seen >= share * total:
             return value
     return None
+
+
+def staleness_summary(counts: Counter[int]) -> dict[str, float | int | None]:
+    """Mean, median, 99th percentile and maximum of the staleness of arrivals; ``None`` where nothing arrived."""
+    arrived, total = sum(counts.values()), sum(value * count for value, count in counts.items())
+    return {
+        "mean": total / arrived if arrived else None,
+        "p50": quantile(counts, 0.5),
+        "p99": quantile(counts, 0.99),
+        "max": max(counts, default=None),
+    }
+
+
+def spread(arrivals: list[int], clients: int) -> dict[str, float]:
+    """Minimum, median, mean and maximum of updates over all clients, those without any included."""
+    counts = sorted([0] * (clients - len(arrivals)) + arrivals)
+    middle = (counts[(clients - 1) // 2] + counts[clients // 2]) / 2
+    return {"min": counts[0], "median": middle, "mean": sum(counts) / clients, "max": counts[-1]}
+
+
+def time_summary(legs: tuple[int, ...], ticks: int, clients: int, arrived: int) -> dict[str, Any]:
+    """Seconds by leg over all clients, and what they mean: utilisation, jobs in flight, updates a second."""
+    return {
+        "leg_s": dict(zip(LEGS, (leg / 1e6 for leg in legs), strict=True)),
+        "utilisation": sum(legs) / (ticks * clients) if ticks else None,
+        "mean_in_flight": sum(legs) / ticks if ticks else None,
+        "updates_a_second": arrived / (ticks / 1e6) if ticks else None,
+    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from itertools import islice
 from pathlib import Path
@@ -9,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from desim_fl import eventlog, rundir
+from desim_fl import eventlog, recount, rundir
 from desim_fl.errors import RunDirectoryError, ScenarioError
 from desim_fl.laws import Audit, Row
 from desim_fl.population import partition_sha256
-from desim_fl.run import FINISHED, execute
+from desim_fl.run import FINISHED, execute, finite
 from desim_fl.scenario import load
 
 if TYPE_CHECKING:
@@ -62,7 +63,11 @@ def _problems(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> I
         if summary.get(name) != value:
             yield f"the manifest says {name} = {summary.get(name)}, the event log {value}"
     yield from _hashes(folder, manifest, events)
-    yield from _clients(folder, summary, events)
+    reached = manifest["summary"].get("virtual_time_s")
+    if not isinstance(reached, (int, float)) or round(reached * 1e6) < audit.ticks:
+        yield f"the manifest says virtual_time_s = {reached}, the event log reaches {audit.ticks / 1e6}"
+        return
+    yield from _recounted(folder, manifest, events, round(reached * 1e6))
 
 
 def _concurrency(folder: Path) -> int | None:
@@ -98,28 +103,37 @@ def _hashes(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Ite
             yield f"{name}: the manifest says {manifest.get(name)}, the files give {value}"
 
 
-def _clients(folder: Path, summary: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
-    """Compare each client's totals, and all bytes, with what the log adds up to."""
-    table = pl.read_parquet(folder / "clients.parquet")
-    counted = (
-        events.filter(pl.col("client") >= 0)
-        .group_by("client")
-        .agg(
-            dispatches=(pl.col("kind") == "dispatch").sum().cast(pl.Int64),
-            arrivals=(pl.col("kind") == "arrive").sum().cast(pl.Int64),
-            bytes_down=pl.col("bytes").filter(pl.col("kind") == "dispatch").sum(),
-            bytes_up=pl.col("bytes").filter(pl.col("kind") == "arrive").sum(),
-        )
-    )
-    names = ["dispatches", "arrivals", "bytes_down", "bytes_up"]
-    joined = table.select("client", *names).join(counted, on="client", how="left", suffix="_log").sort("client")
-    for name in names:
-        wrong = joined.filter(pl.col(name) != pl.col(f"{name}_log").fill_null(0))
-        for row in wrong.head(1).iter_rows(named=True):
-            yield f"client {row['client']}: the table says {name} = {row[name]}, the event log {row[f'{name}_log'] or 0}"
-    for name in ("bytes_down", "bytes_up"):
-        if summary.get(name) != table[name].sum():
-            yield f"the manifest says {name} = {summary.get(name)}, the clients add up to {table[name].sum()}"
+def _recounted(folder: Path, manifest: dict[str, Any], events: pl.DataFrame, ticks: int) -> Iterator[str]:
+    """Compare what the tables add up to with the table ``clients``, the manifest and the scenario."""
+    if (events["time_s"].to_numpy() != events["ticks"].to_numpy() / 1e6).any():
+        yield "the column time_s of the table events is not ticks / 1,000,000"
+    summary, table = manifest["summary"], pl.read_parquet(folder / "clients.parquet")
+    yield from recount.client_faults(table, events, ticks)
+    expected = recount.summary(events, len(table), ticks) | _last_scores(folder)
+    expected |= {name: table[name].sum() for name in ("bytes_down", "bytes_up")}
+    for name, value in expected.items():
+        if not _same(summary.get(name), value):
+            yield f"the manifest says {name} = {summary.get(name)}, the tables give {value}"
+    scenario = load(folder / "scenario.toml")
+    for name, value in (("seed", scenario.run.seed), ("scenario_name", scenario.name)):
+        if manifest.get(name) != value:
+            yield f"the manifest says {name} = {manifest.get(name)}, the scenario {value}"
+
+
+def _last_scores(folder: Path) -> dict[str, float | None]:
+    """Accuracy and loss of the last test evaluation, as the manifest writes them."""
+    tests = pl.read_parquet(folder / "metrics.parquet").filter(pl.col("split") == "test").tail(1)
+    row = tests.row(0, named=True) if len(tests) else {}
+    return {name: finite(row.get(name)) for name in ("accuracy", "loss")}
+
+
+def _same(left: Any, right: Any) -> bool:
+    """Equality of nested numbers, floats to a relative 1e-9."""
+    if isinstance(right, dict):
+        return isinstance(left, dict) and left.keys() == right.keys() and all(_same(left[k], right[k]) for k in right)
+    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
+        return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-12)
+    return left == right
 
 
 def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
@@ -128,9 +142,12 @@ def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -
     with tempfile.TemporaryDirectory() as space:
         again = Path(space) / "again"
         fresh = execute(scenario, again, timing_only=bool(manifest.get("timing_only")))
-        for name in ("partition_sha256", "timeline_sha256", "model_sha256"):
+        for name in ("partition_sha256", "timeline_sha256", "model_sha256", "data", "status"):
             if manifest.get(name) != fresh[name]:
                 yield f"{name}: this run has {manifest.get(name)}, the rerun {fresh[name]}"
+        for name, value in fresh["summary"].items():
+            if name != "wall_s" and not _same(manifest["summary"].get(name), value):
+                yield f"summary.{name}: this run has {manifest['summary'].get(name)}, the rerun {value}"
         yield from _first_difference("events", events, _events(again))
         for name in ("metrics", "clients", "partition"):
             before, after = (pl.read_parquet(place / f"{name}.parquet") for place in (folder, again))

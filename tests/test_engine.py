@@ -8,6 +8,7 @@ import time
 import pytest
 from worlds import Plain, ScriptedTrips, play
 
+from desim_fl.core import Alarm, Reply, Send, Work
 from desim_fl.errors import JobError, RefusedError, RunError, StalledError
 from desim_fl.strategies.fedasync import FedAsync
 from desim_fl.strategies.fedbuff import FedBuff
@@ -322,7 +323,7 @@ def test_a_strategy_that_answers_with_anything_else_is_named():
 
     with pytest.raises(RunError, match=r"strategy Mute failed in arrive about job 0 \(client 0, from version 0\)"):
         play(ScriptedTrips([1]), strategy=Mute(), concurrency=1)
-    with pytest.raises(RunError, match=r"Wrong must answer arrive .* with \(state, Reply\), not with a float"):
+    with pytest.raises(RunError, match=r"Wrong must answer arrive .* with \(state, Reply\) .*not with a float"):
         play(ScriptedTrips([1]), strategy=Wrong(), concurrency=1)
 
 
@@ -364,5 +365,64 @@ def test_a_strategy_that_changes_shared_parameters_is_named():
             view.params.add_(1.0)
             return super().arrive(state, view, update)
 
-    with pytest.raises(RunError, match="Careless changed the shared parameters in place in arrive about job 0"):
+    with pytest.raises(RunError, match="Careless changed shared parameters in place in arrive about job 0"):
         play(ScriptedTrips([1]), strategy=Careless(), concurrency=1, start=torch.zeros(3))
+
+
+@pytest.mark.parametrize(
+    ("reply", "told"),
+    [
+        ({"sends": Send(2)}, "sends"),
+        ({"sends": (Send(-1),)}, "sends"),
+        ({"sends": (Send(clients=("a",)),)}, "sends"),
+        ({"sends": (Send(work=Work(epochs=1, steps=-3)),)}, "sends"),
+        ({"sends": (Send(work=Work(lr=math.nan)),)}, "sends"),
+        ({"stops": (3,)}, "stops"),
+        ({"alarms": Alarm("a", 1.0)}, "alarms"),
+        ({"alarms": (Alarm("a", "soon"),)}, "alarms"),
+        ({"keep": (1, 2)}, "keep"),
+        ({"shares": 0.5}, "shares"),
+        ({"shares": ((0, math.nan),)}, "shares"),
+        ({"weight": "heavy"}, "weight"),
+        ({"reject": 5}, "reject"),
+        ({"abandon": 1}, "abandon"),
+        ({"params": [1.0]}, "params like the model's"),
+    ],
+)
+def test_unsound_replies_are_named_before_they_do_harm(reply, told):
+    """Whatever of a reply has the wrong type or range is a RunError naming strategy, job and field."""
+
+    class Odd(Plain):
+        def arrive(self, state, view, update):
+            return state, Reply(params=view.params + 1.0)._replace(**reply)
+
+    with pytest.raises(RunError, match=f"strategy Odd must answer arrive about job 0 .*{told}"):
+        play(ScriptedTrips([1, 1]), strategy=Odd(), concurrency=1)
+
+
+def test_a_model_of_another_shape_or_type_is_refused():
+    """A tensor of another length or precision cannot become the next version."""
+    import torch  # noqa: PLC0415
+
+    for wrong in (torch.zeros(4), torch.zeros(3, dtype=torch.float64), 1.0):
+
+        class Other(Plain):
+            def arrive(self, state, view, update, wrong=wrong):
+                return state, Reply(params=wrong)
+
+        with pytest.raises(RunError, match="params like the model's"):
+            play(ScriptedTrips([1]), strategy=Other(), concurrency=1, start=torch.zeros(3))
+
+
+def test_old_versions_are_protected_too():
+    """Changing the parameters that an old job started from is noticed as well."""
+    import torch  # noqa: PLC0415
+
+    class Digger(Plain):
+        def arrive(self, state, view, update):
+            if update.staleness:
+                update.job.params.mul_(0.5)
+            return super().arrive(state, view, update)
+
+    with pytest.raises(RunError, match="Digger changed shared parameters in place"):
+        play(ScriptedTrips([1, 2.5]), strategy=Digger(), concurrency=2, start=torch.zeros(3))

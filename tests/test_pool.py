@@ -330,3 +330,23 @@ def test_a_task_that_workers_cannot_rebuild_is_a_named_error(tmp_path):
             executor.collect(plain_job(0), 4)
     finally:
         executor.close()
+
+
+class Vanishing(Plain):
+    """A task that ends the process which tries to rebuild it."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
+
+
+def test_workers_that_end_while_starting_are_a_named_error(tmp_path):
+    """They are replaced, but not for ever; closing afterwards is quiet, and leaves no process."""
+    executor = PoolExecutor(Vanishing(tmp_path), 2)
+    executor.submit(plain_job(0), 0)
+    pids = list(executor.pids)
+    with pytest.raises(RunError, match=r"end while starting \(exit code 3\)"):
+        executor.collect(plain_job(0), 4)
+    executor.close()
+    for pid in pids:
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import math
@@ -15,7 +16,7 @@ from safetensors.numpy import load_file
 
 import scenarios
 from desim_fl import eventlog
-from desim_fl.errors import JobError, RunDirectoryError, RunError, ScenarioError
+from desim_fl.errors import DesimError, JobError, RefusedError, RunDirectoryError, RunError, ScenarioError
 from desim_fl.run import execute
 from desim_fl.scenario import load
 from desim_fl.verify import verify
@@ -451,3 +452,138 @@ def test_verify_finds_a_sample_that_changed_hands(tmp_path):
     assert any("partition" in problem for problem in verify(folder))
     table.write_parquet(folder / "partition.parquet")
     assert verify(folder) == []
+
+
+def _edited(folder, **changes):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    summary = {**manifest["summary"], **changes.pop("summary", {})}
+    (folder / "manifest.json").write_text(json.dumps({**manifest, **changes, "summary": summary}))
+    return manifest
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"summary": {"accuracy": 0.99}},
+        {"summary": {"loss": 0.0}},
+        {"summary": {"staleness": {"mean": 0.0, "p50": 0, "p99": 0, "max": 0}}},
+        {"summary": {"leg_s": {"download": 1.0, "wait": 1.0, "compute": 1.0, "upload": 1.0}}},
+        {"summary": {"utilisation": 0.4}},
+        {"summary": {"updates_a_client": {"min": 1, "median": 1, "mean": 1, "max": 1}}},
+        {"summary": {"bytes_up": 7}},
+        {"seed": 77},
+        {"scenario_name": "another"},
+    ],
+    ids=str,
+)
+def test_verify_recounts_the_summary_from_the_tables(tmp_path, change):
+    """Every number of the manifest that the tables know is counted anew; a changed one is told."""
+    folder, _ = scenarios.played(tmp_path, scenarios.BLOBS)
+    manifest = _edited(folder, **change)
+    assert any("the manifest says" in problem for problem in verify(folder))
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    assert verify(folder) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["busy_s", "compute_s", "download_s", "wait_s", "upload_s", "steps", "arrivals", "bytes_up"]
+)
+def test_verify_recounts_every_client(tmp_path, name):
+    """Busy time, steps, jobs and bytes of each client add up from the event log (law 5)."""
+    folder, _ = scenarios.played(tmp_path, scenarios.QUADRATIC)
+    table = pl.read_parquet(folder / "clients.parquet")
+    table.with_columns(pl.col(name) + 1).write_parquet(folder / "clients.parquet")
+    assert any(f"the table says {name}" in problem for problem in verify(folder))
+
+
+def test_verify_checks_metrics_and_seconds(tmp_path):
+    """An edited accuracy in metrics and an edited time_s in events are told."""
+    folder, _ = scenarios.played(tmp_path, scenarios.BLOBS)
+    metrics = pl.read_parquet(folder / "metrics.parquet")
+    metrics.with_columns(accuracy=pl.lit(0.99)).write_parquet(folder / "metrics.parquet")
+    assert any("accuracy" in problem for problem in verify(folder))
+    metrics.write_parquet(folder / "metrics.parquet")
+    part = folder / "events" / "part-00000.parquet"
+    table = pl.read_parquet(part)
+    table.with_columns(pl.col("time_s") * 2).write_parquet(part)
+    assert any("time_s" in problem for problem in verify(folder))
+
+
+def test_verify_accepts_deadlines_cancelled_and_waiting_jobs(tmp_path):
+    """Busy time recounts to the tick where jobs are cancelled, late or still flying, with and without a wait law."""
+    sync = scenarios.QUADRATIC.replace("concurrency = 3\n", "")
+    for number, cancel in enumerate(("true", "false")):
+        for wait in ('wait_s = { law = "uniform", low = 0.0, high = 2.0 }\n', ""):
+            rule = f'name = "fedavg"\nclients_per_round = 3\ndeadline_s = 6.0\ncancel_stragglers = {cancel}'
+            text = sync.replace('name = "fedbuff"\nbuffer_size = 2', rule)
+            text = text.replace('wait_s = { law = "uniform", low = 0.0, high = 2.0 }\n', wait)
+            folder, manifest = scenarios.played(tmp_path, text, "run.max_time_s=200", out=f"run{number}{len(wait)}")
+            assert manifest["summary"]["cancelled" if cancel == "true" else "rejected"] > 0
+            assert verify(folder, rerun=True) == []
+
+
+def test_plan_gives_no_number_where_training_would(tmp_path, monkeypatch):
+    """A strategy that reads the local loss without saying so is refused by plan, not handed a None."""
+    (tmp_path / "peeking.py").write_text(
+        "from desim_fl.strategies.fedasync import FedAsync\nclass Peek(FedAsync):\n    __slots__ = ()\n"
+        "    def arrive(self, state, view, update):\n        late = update.outcome.loss > 1.0\n"
+        "        return FedAsync.arrive(self, state, view, update)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    text = scenarios.QUADRATIC.replace('name = "fedbuff"\nbuffer_size = 2', 'name = "peeking:Peek"')
+    with pytest.raises(RefusedError, match="reads_outcomes"):
+        scenarios.played(tmp_path, text, timing_only=True)
+
+
+def test_a_model_with_hidden_state_is_refused(tmp_path, monkeypatch):
+    """A counter in Python that changes results would make them depend on where jobs ran: refused before the run."""
+    (tmp_path / "hidden_state.py").write_text(
+        "from torch import nn\nclass Net(nn.Linear):\n    calls = 0\n    def forward(self, x):\n"
+        "        self.calls += 1\n        return super().forward(x) * (1 + 0.1 * self.calls)\ndef net():\n    return Net(8, 4)\n"
+        "class Bad(nn.Linear):\n    def forward(self, x):\n        if not self.training:\n            raise ValueError('no eval')\n"
+        "        return super().forward(x)\ndef bad():\n    return Bad(8, 4)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    for factory, told in (("net", "same step done twice"), ("bad", "cannot be evaluated")):
+        text = scenarios.BLOBS.replace('name = "mlp"\nhidden = [16]', f'name = "hidden_state:{factory}"')
+        with pytest.raises(ScenarioError, match=told):
+            scenarios.played(tmp_path, text)
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_manifest_is_written_whatever_else_fails(tmp_path, monkeypatch):
+    """A report that cannot be made leaves a complete directory with a manifest that says so, and an error."""
+    from desim_fl import report  # noqa: PLC0415
+
+    def broken(_folder):
+        raise ValueError("no ink")
+
+    monkeypatch.setattr(report, "write", broken)
+    with pytest.raises(DesimError, match=r"complete in .*report.html could not be written: ValueError: no ink"):
+        scenarios.played(tmp_path)
+    manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
+    assert manifest["unwritten"] == ["report.html could not be written: ValueError: no ink"]
+    assert manifest["model_sha256"] is not None
+    assert verify(tmp_path / "run") == []
+
+
+def test_of_two_runs_that_come_at_once_one_gets_the_directory(tmp_path):
+    """The claim is exclusive: of many threads that ask for one directory, exactly one gets it."""
+    import threading  # noqa: PLC0415
+
+    from desim_fl import rundir  # noqa: PLC0415
+
+    for turn in range(30):
+        got, gate = [], threading.Barrier(4)
+
+        def ask(folder=tmp_path / f"{turn}", got=got, gate=gate):
+            gate.wait()
+            with contextlib.suppress(RunDirectoryError):
+                got.append(rundir.claim(folder))
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert len(got) == 1

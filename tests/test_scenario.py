@@ -502,3 +502,18 @@ def test_reading_scenarios_needs_neither_numpy_nor_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_quadratic_data_take_plain_sgd_only(tmp_path):
+    """Adam, momentum and weight decay beside quadratic data are refused with their place, by plan as by run."""
+    path = tmp_path / "q.toml"
+    path.write_text(
+        '[data]\nname = "quadratic"\n[clients]\ncount = 2\n[training]\noptimizer = "adam"\nweight_decay = 0.1\n'
+        "[run]\nmax_updates = 3\n"
+    )
+    with pytest.raises(ScenarioError) as caught:
+        load(path)
+    assert str(caught.value).splitlines() == [
+        f"{path}:6: [training] optimizer = adam does not go with quadratic data, only plain sgd",
+        f"{path}:7: [training] weight_decay = 0.1 does not go with quadratic data, only plain sgd",
+    ]

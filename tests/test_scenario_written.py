@@ -118,7 +118,12 @@ def documents(draw):
         table({"max_versions": count}, seed=st.integers(0, 2**64 - 1), max_time_s=positive, eval_every_s=positive)
     )
     run |= draw(st.sampled_from([{}, {"selection": "order", "order": [size - 1, 0]}]))
-    parts = {"data": data, "clients": clients, "network": draw(networks), "model": model, "training": draw(local)}
+    training = draw(local)
+    if quadratic:  # plain descent only
+        training = {
+            key: value for key, value in training.items() if key not in {"optimizer", "momentum", "weight_decay"}
+        }
+    parts = {"data": data, "clients": clients, "network": draw(networks), "model": model, "training": training}
     parts |= {"strategy": draw(strategies), "run": run, "executor": draw(executors), "description": draw(text)}
     return parts
 

@@ -154,6 +154,20 @@ def test_blocks_of_draws_equal_single_draws(seed, key):
     expected = [single(nth) for nth in range(600)]
     assert [source.values(0, nth) for nth in range(600)] == expected
     assert [backwards.values(0, nth) for nth in reversed(range(600))] == expected[::-1]
+    block = source.columns(0, 100, 500)
+    assert [{slot: float(column[n]) for slot, column in block.items()} for n in range(500)] == expected[100:]
+
+
+@pytest.mark.parametrize("scale", [1.0, 7.0, 0.3])
+def test_blocks_of_trips_equal_single_trips(scale):
+    """Trips prepared in blocks are those computed one by one, in any order, with every law set and scaled."""
+    source, single = drawn_trips(ALL_LAWS), drawn_trips(ALL_LAWS)
+    source.delay_scale = single.delay_scale = scale
+    work = Work(epochs=1, steps=17)
+    expected = [single._trip(2, work, single.job_draws.values(2, nth)) for nth in range(400)]
+    assert [source.trip(2, nth, work) for nth in range(400)] == expected
+    assert [source.trip(2, nth, work) for nth in reversed(range(400))] == expected[::-1]
+    assert source._ready[2][2], "no block was ever prepared"
 
 
 def test_many_clients_share_the_budget_of_blocks_and_get_the_same_values():

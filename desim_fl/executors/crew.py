@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from desim_fl.learning.task import Task
 
 _PATIENCE_S = 3.0
-_FALSE_STARTS = 2
+_FALSE_STARTS = 3  # in a row: one or two may be killed from outside while they start
 
 
 @dataclass(slots=True, eq=False)
@@ -95,6 +95,8 @@ class Crew:
 
         Raises ``RunError`` where workers end before they are ready, again and again.
         """
+        place = self.hands.index(hand)
+        del self.hands[place]  # first, so that closing has to do with living ones only
         fate = self._buried(hand)
         if not hand.ready:
             self._false_starts += 1
@@ -103,7 +105,7 @@ class Crew:
                     f"workers of the pool end while starting ({fate}); a script that starts runs must do so under "
                     'if __name__ == "__main__":, or executor.name = "inline" would do without workers'
                 )
-        self.hands[self.hands.index(hand)] = self._hired(next(self._numbers))
+        self.hands.insert(place, self._hired(next(self._numbers)))
         return fate
 
     def _buried(self, hand: Hand) -> str:

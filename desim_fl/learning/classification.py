@@ -117,6 +117,7 @@ class ClassificationTask:
         with self._controlled(Purpose.MODEL_INIT, 0, 0):
             two = Samples(*(values[:2] for values in self.training))
             self.draws_random = probe.draws_random(self._made(model), two, classes, self.seed)
+            probe.check_repeatable(self._made(model), two, self.seed)
             self.module = self._made(model)
             self.state = ModuleState(self.module)
             self._initial = Model(0, self.state.vector(), self.state.buffers())

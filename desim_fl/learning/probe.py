@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 import torch
 
 from desim_fl.draws import Purpose
-from desim_fl.errors import DesimError, ScenarioError
+from desim_fl.errors import DesimError, RefusedError, ScenarioError
 from desim_fl.learning.local import batch_norm_spared
 from desim_fl.learning.randomness import generators, guarded, keyed
+from desim_fl.learning.vectors import ModuleState
 
 if TYPE_CHECKING:
     from torch import nn
@@ -20,6 +21,37 @@ if TYPE_CHECKING:
 def _scores(module: nn.Module, batch: Samples) -> torch.Tensor:
     with batch_norm_spared(module, len(batch.labels)):
         return module(batch.inputs)
+
+
+def check_repeatable(module: nn.Module, batch: Samples, seed: int) -> None:
+    """Run the same training step twice, and one evaluation; on the CPU both steps must give the same bits.
+
+    Raises ``RefusedError`` for a model that keeps state elsewhere than in parameters and buffers: its results would
+    depend on where and in which order jobs ran. Raises ``ScenarioError`` if it cannot be evaluated.
+    """
+    state = ModuleState(module)
+    vector, buffers, device = state.vector(), state.buffers(), batch.labels.device
+    steps = []
+    for _ in range(2):
+        state.load(vector, buffers)
+        module.train()
+        with keyed(seed, Purpose.TRAINING, 0, 0, device):
+            scores = _scores(module, batch)
+            gradients = torch.autograd.grad(scores.sum(), state.parameters, allow_unused=True)
+        steps.append([scores.detach(), *(gradient for gradient in gradients if gradient is not None)])
+    first, second = steps
+    same = len(first) == len(second) and all(torch.equal(*pair) for pair in zip(first, second, strict=True))
+    if not same and device.type == "cpu":
+        raise RefusedError(
+            "[model] gives different results for the same step done twice: it keeps state in Python, which does not "
+            "travel with parameters and buffers; register it as a buffer"
+        )
+    module.eval()
+    try:
+        with torch.no_grad(), keyed(seed, Purpose.EVALUATION, 0, 0, device):
+            module(batch.inputs)
+    except Exception as error:
+        raise ScenarioError(f"[model] cannot be evaluated: {error!r}") from error
 
 
 def draws_random(module: nn.Module, batch: Samples, classes: int, seed: int) -> bool:

@@ -184,6 +184,17 @@ def _stop_rule(run: Run) -> Iterator[Problem]:
         yield Problem(("run", STOPS[-1]), text, tuple(("run", key) for key in STOPS))
 
 
+def _plain_descent(data: Table, training: Training) -> Iterator[Problem]:
+    if not isinstance(data, Quadratic):
+        return
+    wanted = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
+    for key, value in wanted.items():
+        if getattr(training, key) != value:
+            yield Problem(
+                ("training", key), f"{key} = {getattr(training, key)} does not go with quadratic data, only plain sgd"
+            )
+
+
 def _workers(executor: Executor) -> Iterator[Problem]:
     if executor.name == "inline" and executor.workers is not None and executor.workers > 1:
         text = f"workers = {executor.workers} is refused: the inline executor runs one job at a time"
@@ -227,6 +238,7 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_quadratic_lengths, ("data", "clients")),
     (_model_fits_data, ("data", "model")),
     (_training, ("training",)),
+    (_plain_descent, ("data", "training")),
     (_delay_aware, ("clients", "training")),
     (_staleness, ("strategy",)),
     (_cohort, ("clients", "strategy")),
