@@ -117,11 +117,6 @@ class EventLog:
         self._legs: dict[int, list[tuple[int, int, int, int, int]]] = {}  # job -> born, tick, kind, client, job
         self.version = 0
 
-    @property
-    def rows_settled(self) -> int:
-        """How many rows have a final place."""
-        return self._seq
-
     def block(self, tick: int) -> None:
         """Begin the rows of the next instant key; settles a full batch before it."""
         if len(self._rows) >= _BATCH_ROWS:
@@ -178,7 +173,10 @@ class EventLog:
         table["kind"][:split], table["kind"][split:] = row[:, 1], leg[:, 2]
         table["client"][:split], table["client"][split:] = row[:, 2], leg[:, 3]
         table["job"][:split], table["job"][split:] = row[:, 3], leg[:, 4]
-        table["version"][:split], table["version"][split:] = row[:, 4], self._version_after(versions, leg_block)
+        table["version"][:split], table["version"][split:] = (
+            row[:, 4],
+            versions[leg_block],
+        )  # the one after the block it follows
         table["staleness"][:split], table["staleness"][split:] = row[:, 5], -1
         order = np.lexsort(_place(row_block, leg_block, leg))
         table = table[order]
@@ -186,20 +184,10 @@ class EventLog:
         columns = zip(*(notes[index] for index in order.tolist()), strict=True)
         return Segment(table, dict(zip(Note._fields, map(list, columns), strict=True)))
 
-    def _version_after(self, versions: NDArray[np.int64], leg_block: NDArray[np.int64]) -> NDArray[np.int64] | int:
-        """Version in force at a leg end: the one after the block it follows."""
-        if not len(leg_block):
-            return 0
-        before = self._version_before_batch
-        return np.where(leg_block >= 0, versions[np.maximum(leg_block, 0)], before) if len(versions) else before
-
-    _version_before_batch = 0
-
     def _emit(self, segment: Segment) -> None:
         rows = segment.rows
         rows["seq"] = np.arange(self._seq, self._seq + len(rows), dtype=np.uint64)
         self._seq += len(rows)
-        self._version_before_batch = self.version
         self._hash.update(rows.tobytes())
         if self._sink is None:
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import platform
 from functools import partial
 from importlib import metadata
@@ -138,8 +137,3 @@ class Identity:
     def score_key(self, model: str, version: int) -> str:
         """Key of an evaluation; the version counts because it names the evaluation's random stream."""
         return digest("scores", self.scored, model, version)
-
-
-def describe(task: ClassificationTask) -> str:
-    """The machine's facts as JSON, for the manifest."""
-    return json.dumps(machine(task.device), sort_keys=True)
