@@ -17,6 +17,7 @@ from desim_fl.learning.device import resolve
 from desim_fl.learning.optimizers import OptimizerSettings
 from desim_fl.learning.samples import Samples, normalised
 from desim_fl.learning.sizes import ModelFacts
+from desim_fl.learning.steps import Steps
 from desim_fl.learning.vectors import ModuleState
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ class ClassificationTask:
             self.draws_random = probe.draws_random(self._made(model), two, classes, self.seed)
             probe.check_repeatable(self._made(model), two, self.seed)
             self.module = self._made(model)
-            self.state = ModuleState(self.module)
+            self.state, self.steps = ModuleState(self.module), Steps(self.module)
             self._initial = Model(0, self.state.vector(), self.state.buffers())
 
     @contextmanager
@@ -157,7 +158,7 @@ class ClassificationTask:
         with self._controlled(Purpose.TRAINING, key, job.nth):
             self.state.load(job.params, before)
             done = local.train(
-                self.module,
+                self.steps,
                 self.state,
                 self.training,
                 sequence=todo,

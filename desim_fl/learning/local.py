@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
-from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from desim_fl.learning.batches import rate
 from desim_fl.learning.optimizers import OPTIMIZERS, OptimizerSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
     from desim_fl.core import Work
     from desim_fl.learning.samples import Samples
+    from desim_fl.learning.steps import Steps
     from desim_fl.learning.vectors import ModuleState
 
 
@@ -30,27 +28,8 @@ class Trained(NamedTuple):
     loss: float | None
 
 
-@contextmanager
-def batch_norm_spared(module: nn.Module, batch: int) -> Iterator[None]:
-    """Put BatchNorm layers in evaluation mode around a batch of one sample, which has no variance to learn from."""
-    layers = [part for part in module.modules() if isinstance(part, _BatchNorm) and part.training] if batch == 1 else []
-    for layer in layers:
-        layer.training = False
-    try:
-        yield
-    finally:
-        for layer in layers:
-            layer.training = True
-
-
-def batch_loss(module: nn.Module, batch: Samples) -> torch.Tensor:
-    """Return the mean cross entropy of one batch; scores may be logits or log-probabilities."""
-    with batch_norm_spared(module, len(batch.labels)):
-        return nn.functional.cross_entropy(module(batch.inputs), batch.labels)
-
-
 def train(
-    module: nn.Module,
+    gradients_of: Steps,
     state: ModuleState,
     samples: Samples,
     *,
@@ -59,18 +38,17 @@ def train(
     work: Work,
     settings: OptimizerSettings,
 ) -> Trained:
-    """Do ``steps`` optimiser steps on ``module``, one for each ``(epoch, indices)`` of ``sequence``.
+    """Do ``steps`` optimiser steps on the module of ``gradients_of``, one for each ``(epoch, indices)`` of ``sequence``.
 
     The caller has loaded the model, and keys generators and threads. The loss of a step is that of its batch before
     the step. The values are those of a plain loop with ``torch.optim`` bit for bit.
     """
-    module.train()
+    gradients_of.module.train()
+    gradients_of.reload()
     optimizer = OPTIMIZERS[settings.name](state.parameters, settings)
     losses = []
     for epoch, indices in islice(sequence, steps):
-        loss = batch_loss(module, samples.chosen(indices))
-        # grad() instead of backward(): nothing accumulates, nothing has to be zeroed.
-        gradients = torch.autograd.grad(loss, state.parameters, allow_unused=True)
+        loss, gradients = gradients_of(samples.chosen(indices))
         optimizer.step(gradients, rate(work.lr, work.decay, epoch))
-        losses.append(loss.detach())
+        losses.append(loss)
     return Trained(len(losses), float(torch.stack(losses).double().mean()) if losses else None)

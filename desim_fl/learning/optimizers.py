@@ -1,3 +1,6 @@
+# ruff: noqa: SLF001
+# pyright: reportPrivateImportUsage=false
+# The underscore functions treat all parameters in one call; torch.optim uses the same.
 """SGD and Adam, step for step and bit for bit as ``torch.optim`` computes them on the CPU.
 
 Written here because the first optimiser object of ``torch.optim`` imports torch's compiler, which takes one to two
@@ -8,7 +11,7 @@ gradient is left alone, weight decay included, as in ``torch.optim``.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import torch
 
@@ -52,17 +55,22 @@ class Sgd:
         self.weight_decay = settings.weight_decay
         self.velocity: dict[int, Tensor] = {}
 
-    def _moved(self, places: list[int], gradients: list[Tensor]) -> list[Tensor]:
+    def _moved(self, places: list[int], gradients: Sequence[Tensor]) -> list[Tensor]:
         """Add each gradient to its velocity; the first one starts it."""
-        moved = []
-        for place, gradient in zip(places, gradients, strict=True):
-            known = self.velocity.get(place)
-            if known is None:
-                self.velocity[place] = gradient.clone()
-            else:
-                known.mul_(self.momentum).add_(gradient)
-            moved.append(self.velocity[place])
-        return moved
+        fresh = {
+            place: gradient for place, gradient in zip(places, gradients, strict=True) if place not in self.velocity
+        }
+        known = [
+            (self.velocity[place], gradient)
+            for place, gradient in zip(places, gradients, strict=True)
+            if place not in fresh
+        ]
+        if known:
+            moved, by = zip(*known, strict=True)
+            torch._foreach_mul_(moved, self.momentum)
+            torch._foreach_add_(moved, by)
+        self.velocity |= {place: gradient.clone() for place, gradient in fresh.items()}
+        return [self.velocity[place] for place in places]
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor | None], lr: float) -> None:
@@ -73,10 +81,18 @@ class Sgd:
         if not places:
             return
         if self.weight_decay:
-            changes = torch._foreach_add(changes, parameters, alpha=self.weight_decay)  # noqa: SLF001  # pyright: ignore[reportPrivateImportUsage]
+            changes = torch._foreach_add(changes, parameters, alpha=self.weight_decay)
         if self.momentum:
             changes = self._moved(places, list(changes))
-        torch._foreach_add_(parameters, changes, alpha=-lr)  # pyright: ignore[reportPrivateImportUsage]
+        torch._foreach_add_(parameters, changes, alpha=-lr)
+
+
+class Moments(NamedTuple):
+    """Adam's state of one parameter: running means of gradient and squared gradient, and the steps it has had."""
+
+    first: Tensor
+    second: Tensor
+    steps: int
 
 
 class Adam:
@@ -88,28 +104,43 @@ class Adam:
     def __init__(self, parameters: Sequence[Tensor], settings: OptimizerSettings) -> None:
         self.parameters = parameters
         self.weight_decay = settings.weight_decay
-        self.moments: dict[int, tuple[Tensor, Tensor]] = {}
-        self.counts: dict[int, int] = {}
+        self.moments: dict[int, Moments] = {}
 
     @torch.no_grad()
     def step(self, gradients: Sequence[Tensor | None], lr: float) -> None:
         """Do one step with learning rate ``lr``."""
+        by_count: dict[int, list[int]] = {}
         for place, gradient in enumerate(gradients):
             if gradient is not None:
-                self._move(place, gradient, lr)
+                by_count.setdefault(self._counted(place), []).append(place)
+        for count, places in by_count.items():
+            self._move(places, [gradient for place in places if (gradient := gradients[place]) is not None], count, lr)
 
-    def _move(self, place: int, gradient: Tensor, lr: float) -> None:
-        parameter = self.parameters[place]
+    def _counted(self, place: int) -> int:
+        """Count a step of a parameter."""
+        known = self.moments.get(place)
+        if known is None:
+            parameter = self.parameters[place]
+            known = Moments(torch.zeros_like(parameter), torch.zeros_like(parameter), 0)
+        self.moments[place] = known._replace(steps=known.steps + 1)
+        return known.steps + 1
+
+    def _move(self, places: list[int], gradients: list[Tensor], count: int, lr: float) -> None:
+        """Move parameters that have had the same number of steps."""
+        parameters = [self.parameters[place] for place in places]
+        first = [self.moments[place].first for place in places]
+        second = [self.moments[place].second for place in places]
         if self.weight_decay:
-            gradient = gradient.add(parameter, alpha=self.weight_decay)
-        if place not in self.moments:
-            self.moments[place] = (torch.zeros_like(parameter), torch.zeros_like(parameter))
-        count = self.counts[place] = self.counts.get(place, 0) + 1
-        (first, second), (beta1, beta2) = self.moments[place], self.BETAS
-        first.lerp_(gradient, 1 - beta1)
-        second.mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+            gradients = list(torch._foreach_add(gradients, parameters, alpha=self.weight_decay))
+        beta1, beta2 = self.BETAS
+        torch._foreach_lerp_(first, gradients, 1 - beta1)
+        torch._foreach_mul_(second, beta2)
+        torch._foreach_addcmul_(second, gradients, gradients, value=1 - beta2)
         scale = (1 - beta2**count) ** 0.5  # not math.sqrt: a last bit may differ from torch.optim
-        parameter.addcdiv_(first, (second.sqrt() / scale).add_(self.EPSILON), value=-(lr / (1 - beta1**count)))
+        below = torch._foreach_sqrt(second)
+        torch._foreach_div_(below, scale)
+        torch._foreach_add_(below, self.EPSILON)
+        torch._foreach_addcdiv_(parameters, first, below, value=-(lr / (1 - beta1**count)))
 
 
 OPTIMIZERS: dict[str, Callable[[Sequence[Tensor], OptimizerSettings], Optimizer]] = {"sgd": Sgd, "adam": Adam}

@@ -8,8 +8,8 @@ import torch
 
 from desim_fl.draws import Purpose
 from desim_fl.errors import DesimError, RefusedError, ScenarioError
-from desim_fl.learning.local import batch_norm_spared
 from desim_fl.learning.randomness import generators, guarded, keyed
+from desim_fl.learning.steps import batch_norm_spared
 from desim_fl.learning.vectors import ModuleState
 
 if TYPE_CHECKING:

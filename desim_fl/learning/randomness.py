@@ -45,6 +45,17 @@ def keyed(seed: int, purpose: int, client: int, nth: int, device: torch.device) 
             generator.set_state(state)
 
 
+def states(device: torch.device) -> tuple[torch.Tensor, ...]:
+    """Return the states of these generators."""
+    return tuple(generator.get_state() for generator in generators(device))
+
+
+def put_back(device: torch.device, kept: tuple[torch.Tensor, ...]) -> None:
+    """Set these generators to states that they had."""
+    for generator, state in zip(generators(device), kept, strict=True):
+        generator.set_state(state)
+
+
 @contextmanager
 def pinned(threads: int) -> Iterator[None]:
     """Run the body with ``threads`` intra-op threads (their number changes last bits), and restore the number."""

@@ -48,7 +48,13 @@ class Samples(NamedTuple):
     def chosen(self, indices: NDArray[np.int64]) -> Samples:
         """Copy the samples at ``indices``, in that order and in the same memory format."""
         where = torch.from_numpy(np.ascontiguousarray(indices)).to(self.labels.device)
-        return Samples(self.inputs[where], self.labels[where])
+        return Samples(self._rows(where), self.labels.index_select(0, where))
+
+    def _rows(self, where: Tensor) -> Tensor:
+        """Copy inputs as they lie in memory: ``index_select`` would make images channels first."""
+        if not self.images:
+            return self.inputs.index_select(0, where)
+        return self.inputs.permute(0, 2, 3, 1).index_select(0, where).permute(0, 3, 1, 2)
 
     def slices(self, size: int) -> Iterator[Samples]:
         """Yield all samples in order, ``size`` at a time."""

@@ -11,6 +11,7 @@ declares some (``get_extra_state``) is refused.
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
@@ -118,7 +119,9 @@ class ModuleState:
 
     def first_bad(self, vector: torch.Tensor, buffers: Buffers, base: Mapping[str, torch.Tensor]) -> str | None:
         """Name the first entry that is not finite (a buffer's infinity that was there before, as in a mask, is)."""
-        if not torch.isfinite(vector).all():
+        if (
+            not math.isfinite(vector.sum()) and not torch.isfinite(vector).all()
+        ):  # a finite sum, ten times as fast, has no other
             return next(name for name, part in self.split(vector).items() if not torch.isfinite(part).all())
         for name, value in buffers.items():
             if value.dtype.is_floating_point and bool((~torch.isfinite(value)).any()):
