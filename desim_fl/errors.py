@@ -9,6 +9,7 @@
     │   ├── StalledError   virtual time does not advance, or nothing is left to happen
     │   └── LawError       an invariant does not hold: a fault in desim-fl or in a strategy
     └── RunDirectoryError  a run directory is missing, occupied, incomplete or contradicts itself (exit code 2)
+        └── CheckpointError  a checkpoint cannot be written or read, or belongs to another run
 
 Each message carries the value, the place and the way out.
 """
@@ -65,3 +66,7 @@ class RunDirectoryError(DesimError):
     """A run directory is missing, occupied, incomplete or contradicts itself."""
 
     exit_code = 2
+
+
+class CheckpointError(RunDirectoryError):
+    """A checkpoint cannot hold a value, is damaged, or does not belong to the run at hand."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import os
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from desim_fl import durable
 from desim_fl.errors import RunDirectoryError
 from desim_fl.usage import Account
 
@@ -79,20 +80,15 @@ def free_name(parent: Path, name: str) -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Write aside, flush to the disk, then rename: the final name always holds a whole file."""
-    aside = path.with_name(path.name + ".partial")
-    with aside.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    """Write a file whole or not at all."""
+    durable.write(path, content)
 
 
 def write_table(path: Path, table: pl.DataFrame) -> None:
     """Write a Parquet table whole or not at all."""
-    aside = path.with_name(path.name + ".partial")
-    table.write_parquet(aside, compression="zstd")
-    aside.replace(path)
+    content = io.BytesIO()
+    table.write_parquet(content, compression="zstd")
+    durable.write(path, content.getvalue())
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

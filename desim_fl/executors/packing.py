@@ -77,7 +77,7 @@ class Packer(pickle.Pickler):
         solid, strides = in_memory(value)
         if value.device.type == "cpu":
             self.tensors.append((value, len(self._beside)))
-        flat = pickle.PickleBuffer(solid.reshape(-1).view(sys.modules["torch"].uint8).numpy())
+        flat = pickle.PickleBuffer(plain_bytes(solid).data)
         return tensor, (flat, value.dtype, tuple(value.shape), strides, str(value.device))
 
 
@@ -95,6 +95,13 @@ def in_memory(value: Any) -> tuple[Any, tuple[int, ...]]:
     return solid, tuple(by_axis[axis] for axis in range(value.ndim))
 
 
+def plain_bytes(solid: Any) -> np.ndarray:
+    """View a contiguous CPU tensor as its bytes."""
+    if solid.numel() == 0:  # whose strides torch may not view as bytes
+        return np.empty(0, np.uint8)
+    return solid.reshape(-1).view(sys.modules["torch"].uint8).numpy()
+
+
 def tensor(content: Any, dtype: Any, shape: Sequence[int], strides: Sequence[int], device: str) -> Any:
     """Make a tensor on (a view of) its bytes, with the strides that it had."""
     import torch  # noqa: PLC0415  (only who gets tensors needs torch)
@@ -107,7 +114,7 @@ def tensor(content: Any, dtype: Any, shape: Sequence[int], strides: Sequence[int
 def unpacked(parcel: Packed, room: memoryview | None = None, *, copy: bool = True) -> Any:
     """Put a value together again; without ``copy`` its arrays are views of the room."""
     contents = parcel.loose or (() if room is None else spans(room, parcel.sizes))
-    arrays = [_copied(content) if copy or parcel.loose else content for content in contents]
+    arrays = [copied(content) if copy or parcel.loose else content for content in contents]
     return pickle.loads(parcel.head, buffers=arrays)  # noqa: S301  (parent and worker hear each other only)
 
 
@@ -145,7 +152,7 @@ def spans(room: memoryview, sizes: Sequence[int]) -> list[memoryview]:
     return pieces
 
 
-def _copied(content: bytes | memoryview) -> np.ndarray:
+def copied(content: bytes | memoryview) -> np.ndarray:
     """Copy bytes into aligned memory of their own, which can be written to."""
     size = len(content)
     raw = np.empty(size + _ALIGNED, np.uint8)
