@@ -1,7 +1,7 @@
 """Speed, measured on the user's machine: every figure stands beside a baseline of the same run.
 
 ``train`` compares one client job (19 SGD steps of 32 images) done by the bare PyTorch loop, in one process and in as
-many as there are cores, with the same job done by desim-fl's executors. Sides take turns, so that a machine that
+many as there are cores, with the same job done by desim-fl's executors. Two models cannot be recorded. Sides take turns, so that a machine that
 slows down slows all of them.
 """
 
@@ -29,6 +29,8 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mlp": ("mlp", {"hidden": [64]}),
     "cnn": ("cnn", {"channels": [8, 16]}),
     "batchnorm": ("desim_fl.bench:small_batchnorm", {}),
+    "mlp-branching": ("desim_fl.bench:branching", {"model": "mlp"}),
+    "cnn-branching": ("desim_fl.bench:branching", {"model": "cnn"}),
 }
 
 
@@ -38,6 +40,25 @@ def small_batchnorm() -> Any:
 
     first = (nn.Conv2d(1, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(4))
     return nn.Sequential(*first, nn.Flatten(), nn.Linear(8 * 7 * 7, 10))
+
+
+def branching(model: str) -> Any:
+    """Build a built-in model with a branch on its data, which cannot be recorded and keeps the plain step."""
+    from torch import nn  # noqa: PLC0415
+
+    from desim_fl.learning.models import factory  # noqa: PLC0415
+
+    class Branching(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            name, args = MODELS[model]
+            self.inner = factory(name, args, (28, 28, 1), 10)()
+
+        def forward(self, inputs: Any) -> Any:
+            scores = self.inner(inputs)
+            return scores if float(scores.detach()[0, 0]) < 1e6 else scores.clamp(max=1e6)  # noqa: PLR2004
+
+    return Branching()
 
 
 class Figure(NamedTuple):
@@ -107,6 +128,7 @@ class BareLoop:
             mine, theirs = context.Pipe()
             process = context.Process(target=_bare_process, args=(theirs, model), daemon=True)
             process.start()
+            theirs.close()  # so that a process that dies is an EOFError here, not a wait without end
             self.pipes.append(mine)
             self.processes.append(process)
         for pipe in self.pipes:

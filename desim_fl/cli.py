@@ -175,7 +175,9 @@ def _bench() -> None:
 @bench.command()
 def train(
     *,
-    models: Annotated[list[str] | None, typer.Option("--models", help="mlp, cnn, batchnorm; repeatable; all.")] = None,
+    models: Annotated[
+        list[str] | None, typer.Option("--models", help="mlp, cnn, batchnorm, ...; repeatable; all.")
+    ] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Turns that each side takes.")] = 5,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs in each turn.")] = 24,
     as_json: AsJson = False,
