@@ -52,7 +52,7 @@ def branching(model: str) -> Any:
         def __init__(self) -> None:
             super().__init__()
             name, args = MODELS[model]
-            self.inner = factory(name, args, (28, 28, 1), 10)()
+            self.inner = factory(name, args, (1, 28, 28), 10)()
 
         def forward(self, inputs: Any) -> Any:
             scores = self.inner(inputs)
