@@ -42,6 +42,8 @@ def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]
     workers = wish.workers or max(1, cores() // wish.threads_per_job)
     if wish.name == "inline":
         return InlineExecutor(task), "asked for"
+    if wish.name == "threads":
+        return _threads(task, workers), f"asked for, {workers} threads"
     if wish.name == "pool" or (wish.workers or 1) > 1:
         return _pool(task, workers), f"asked for, {workers} workers"
     device = getattr(task, "device", None)
@@ -67,6 +69,12 @@ def reusing(inner: Executor, task: Task, limit_gb: float) -> Executor:
     network: Any = task
     store = Store(default_folder(), round(limit_gb * 1e9))
     return ReuseExecutor(inner, store, Identity(network), network.device)
+
+
+def _threads(task: Task, workers: int) -> Executor:
+    from desim_fl.executors.threads import ThreadExecutor  # noqa: PLC0415
+
+    return ThreadExecutor(task, workers)
 
 
 def _pool(task: Task, workers: int) -> Executor:
