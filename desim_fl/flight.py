@@ -33,6 +33,10 @@ class Due(simpy.Event):
         self._ok = True
         env.schedule(self, priority=(order << NUMBER_BITS) | number, delay=delay)  # pyright: ignore[reportArgumentType]
 
+    def forget(self) -> None:
+        """Let go of the subject: what is called off stays in SimPy's queue until its instant, but holds no version."""
+        self._value = self.subject = None
+
 
 @dataclass(slots=True)
 class Flying:

@@ -130,7 +130,10 @@ class PoolExecutor:
     def _let_go(self, shipment: Shipment) -> None:
         """One user less of a version; after the last one workers forget it too."""
         shipment.users -= 1
-        if shipment.users or self._crew is None:
+        if shipment.users:
+            return
+        shipment.params = shipment.buffers = None  # a promise whose scores are known still holds its ticket
+        if self._crew is None:
             return
         del self._models[shipment.key]
         for hand in self._crew.hands:
