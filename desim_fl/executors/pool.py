@@ -124,7 +124,7 @@ class PoolExecutor:
         """Nobody wants this any more."""
         if ticket.wanted:
             ticket.wanted = False
-            if ticket.waiting or ticket.settled:
+            if ticket.waiting or (ticket.settled and ticket.job is not None):
                 self._let_go(ticket.shipment)
 
     def _let_go(self, shipment: Shipment) -> None:
@@ -269,7 +269,9 @@ class PoolExecutor:
         """Settle a ticket that no worker has any more."""
         self._clear(ticket)
         ticket.failure, ticket.settled = failure, True
-        if not ticket.wanted:
+        if (
+            not ticket.wanted or ticket.job is None
+        ):  # scores may stay uncalled for long, a job's version is needed again
             self._let_go(ticket.shipment)
 
     def _clear(self, ticket: Ticket) -> None:

@@ -162,12 +162,8 @@ class Workshop:
         errand = self._next(hand)
         if errand is None:
             return False
-        result, failure, begin = None, None, perf_counter()
-        try:
-            assert hand.task is not None
-            result = errand.done_by(hand.task)
-        except BaseException as error:  # noqa: BLE001  (the engine's thread raises it, with the job's name)
-            failure = error
+        begin = perf_counter()
+        result, failure = _attempted(hand, errand)
         self._settled(hand, errand, result, failure, perf_counter() - begin)
         return True
 
@@ -271,6 +267,15 @@ class ThreadExecutor:
         """End the threads; what they still do is thrown away."""
         self._errands.clear()
         self._end()
+
+
+def _attempted(hand: Hand, errand: Errand) -> tuple[Any, BaseException | None]:
+    """Do it, or return what was raised; a frame that kept the exception would be a ring, and hold the job's version."""
+    try:
+        assert hand.task is not None
+        return errand.done_by(hand.task), None
+    except BaseException as error:  # noqa: BLE001  (the engine's thread raises it, with the job's name)
+        return None, error
 
 
 def _hired(task: Task, number: int, workshop: Workshop) -> Hand:
