@@ -24,6 +24,8 @@ NUMBER_BITS = 48
 class Due(simpy.Event):
     """Something that happens at one key (tick, class, number); ``handler`` is called with this event, which carries ``subject``."""
 
+    subject: Any
+
     def __init__(
         self, env: simpy.Environment, handler: Callable[[Any], None], subject: Any, order: int, number: int, delay: int
     ) -> None:

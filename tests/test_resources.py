@@ -151,9 +151,7 @@ def test_rs_01_memory_of_10_000_updates_is_that_of_2000(tmp_path, monkeypatch, s
     assert max(count for _, count in late) <= max(count for _, count in early) + 3
 
 
-@pytest.mark.parametrize(
-    ("strategy", "executor"), [("fedasync", "inline"), ("fedavg", "inline"), ("fedbuff", "threads")]
-)
+@pytest.mark.parametrize(("strategy", "executor"), [("fedasync", "inline"), ("fedbuff", "threads")])
 def test_rs_01_python_objects_do_not_gather(tmp_path, monkeypatch, strategy, executor):
     """Between two windows of 4,000 updates, each with whole cycles of the log, traced memory grows by less than 128 KiB (16 bytes an update: 62)."""
     import polars  # noqa: F401, ICN001, PLC0415  (its own memory is not the run's)
@@ -167,8 +165,9 @@ def test_rs_01_python_objects_do_not_gather(tmp_path, monkeypatch, strategy, exe
     ]
     choose += ["run.eval_every_versions=500"]  # each evaluation is a row of the table metrics, which is kept
 
-    def measure(_: int) -> int:
-        gc.collect()
+    def measure(updates: int) -> int:
+        if updates % 1000 == 0:
+            gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
     tracemalloc.start()

@@ -126,6 +126,8 @@ class PoolExecutor:
             ticket.wanted = False
             if ticket.waiting or (ticket.settled and ticket.job is not None):
                 self._let_go(ticket.shipment)
+            if not ticket.settled:
+                ticket.job = None  # the ticket stays in the queue, or at its worker, for a while
 
     def _let_go(self, shipment: Shipment) -> None:
         """One user less of a version; after the last one workers forget it too."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import threading
+import traceback
 import weakref
 from dataclasses import dataclass
 from time import perf_counter  # provenance only: real seconds never enter virtual time
@@ -275,6 +276,8 @@ def _attempted(hand: Hand, errand: Errand) -> tuple[Any, BaseException | None]:
         assert hand.task is not None
         return errand.done_by(hand.task), None
     except BaseException as error:  # noqa: BLE001  (the engine's thread raises it, with the job's name)
+        if not errand.wanted:
+            traceback.clear_frames(error.__traceback__)
         return None, error
 
 
