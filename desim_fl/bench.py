@@ -194,6 +194,13 @@ def _inline(model: str) -> Executing:
     return Executing(InlineExecutor(task), task)
 
 
+def _threads(model: str) -> Executing:
+    from desim_fl.executors.threads import ThreadExecutor  # noqa: PLC0415
+
+    task = _task(model)
+    return Executing(ThreadExecutor(task, cores()), task)
+
+
 def _pool(model: str) -> Executing:
     from desim_fl.executors.pool import PoolExecutor  # noqa: PLC0415
 
@@ -208,6 +215,7 @@ def sides() -> dict[str, Callable[[str], Any]]:
         "bare loop, 1 process": lambda model: BareLoop(model, 1),
         f"bare loop, {number} processes": lambda model: BareLoop(model, number),
         "desim-fl inline": _inline,
+        f"desim-fl threads, {number}": _threads,
         f"desim-fl pool, {number} workers": _pool,
     }
 

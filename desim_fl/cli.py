@@ -167,11 +167,6 @@ bench = typer.Typer(
 app.add_typer(bench, name="bench")
 
 
-@bench.callback()
-def _bench() -> None:
-    pass  # keeps "train" a sub-command while it is the only one
-
-
 @bench.command()
 def train(
     *,
@@ -196,6 +191,25 @@ def train(
             typer.echo(measure.table(name, figures))
     if as_json:
         typer.echo(json.dumps({"machine": measure.machine(), "jobs_per_second": found}))
+
+
+@bench.command()
+def reuse(
+    scenario: Annotated[Path | None, typer.Argument(help="Scenario file; the bench's own without.")] = None,
+    *,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Times, each with an empty store.")] = 5,
+    as_json: AsJson = False,
+) -> None:
+    """Play six runs that differ only by a delay scale, and compare all their training with the first one's."""
+    from desim_fl import bench_reuse as measure  # noqa: PLC0415  (torch is not needed to print help)
+
+    with contextlib.redirect_stdout(sys.stderr):
+        found = [measure.six_runs(scenario) for _ in range(repeats)]
+    if as_json:
+        runs = [[run._asdict() for run in runs] for runs in found]
+        typer.echo(json.dumps({"runs": runs, "ratios": [measure.ratio(runs) for runs in found]}))
+    else:
+        typer.echo(measure.table(found))
 
 
 def _load(path: Path, overrides: list[str], seed: int | None) -> Scenario:

@@ -118,8 +118,8 @@ class Engine:
     # ---- landings and alarms
 
     def _on_landing(self, event: Due) -> None:
-        flying: Flying = event.subject
-        if flying.due is not event:
+        flying: Flying | None = event.subject
+        if flying is None:
             return  # cancelled, or moved to another instant
         self.log.block(self.now)
         if flying.loss is not None:
@@ -193,7 +193,7 @@ class Engine:
         """End a flight, free its client and return the job's staleness."""
         job, version = flying.job, self.model.version
         del self.flights[job.id]
-        flying.due = None
+        self._call_off(flying)
         self._desk.roster.free(job.client)
         self.ledger.land(job.version, version, fate, size_bytes)
         self.usage.land(flying, self.now, version - job.version if fate == "arrived" else None)
@@ -346,7 +346,13 @@ class Engine:
         flying.steps, flying.trip = steps, flying.trip._replace(compute=compute)
         later = tuple(end for end in flying.legs() if end[0] in ahead)  # a boundary in this very instant included
         self.log.legs(flying.job.client, flying.job.id, later)
+        self._call_off(flying)
         self._schedule_landing(flying)
+
+    def _call_off(self, flying: Flying) -> None:
+        if flying.due is not None:
+            flying.due.forget()
+            flying.due = None
 
     def _set_alarm(self, alarm: Alarm) -> None:
         self._alarms.pop(alarm.name, None)

@@ -24,6 +24,8 @@ NUMBER_BITS = 48
 class Due(simpy.Event):
     """Something that happens at one key (tick, class, number); ``handler`` is called with this event, which carries ``subject``."""
 
+    subject: Any
+
     def __init__(
         self, env: simpy.Environment, handler: Callable[[Any], None], subject: Any, order: int, number: int, delay: int
     ) -> None:
@@ -32,6 +34,10 @@ class Due(simpy.Event):
         self._value = self.subject = subject
         self._ok = True
         env.schedule(self, priority=(order << NUMBER_BITS) | number, delay=delay)  # pyright: ignore[reportArgumentType]
+
+    def forget(self) -> None:
+        """Let go of the subject: what is called off stays in SimPy's queue until its instant, but holds no version."""
+        self._value = self.subject = None
 
 
 @dataclass(slots=True)

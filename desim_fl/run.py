@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from desim_fl.evaluation import Evaluation
+    from desim_fl.rundir import WallParts
     from desim_fl.scenario import Scenario
 
 FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
@@ -41,15 +42,21 @@ class Session:
     error: str | None = field(init=False, default=None)
     timeline_sha256: str = field(init=False, default="")
     began: float = field(init=False, default_factory=perf_counter)
+    wall: WallParts | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
-        sink = None if self.folder is None else ParquetSink(self.folder / "events")
+        sink, rows = None, getattr(self.built.world.executor, "wall", None)
+        if self.folder is not None:
+            from desim_fl.rundir import WallParts  # noqa: PLC0415  (what writes nothing needs no tables)
+
+            sink = ParquetSink(self.folder / "events")
+            self.wall = None if rows is None else WallParts(self.folder, rows)
         self.engine = Engine(self.built.world, EventLog(sink), self.evaluations.append)
 
     def play(self, watch: Callable[[Session], None] | None = None) -> None:
         """Play to the stop; a failure or Ctrl-C is remembered, and what was computed stays."""
         try:
-            self.timeline_sha256 = self.engine.run(None if watch is None else lambda _: watch(self))
+            self.timeline_sha256 = self.engine.run(self._watching(watch))
         except (Exception, KeyboardInterrupt) as error:
             self.status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
             self.error = f"{type(error).__name__}: {error}"
@@ -63,6 +70,20 @@ class Session:
             raise
         finally:
             self.built.world.executor.close()
+
+    def _watching(self, watch: Callable[[Session], None] | None) -> Callable[[Engine], None] | None:
+        """Return what is done after every arrival: the executor's rows go to the disk, and who looks on is called."""
+        drain = None if self.wall is None else self.wall.drain
+        if watch is None and drain is None:
+            return None
+
+        def each(_: Engine) -> None:
+            if drain is not None:
+                drain()
+            if watch is not None:
+                watch(self)
+
+        return each
 
     def _finish_log(self) -> None:
         self.timeline_sha256 = self.engine.log.finish(self.ticks)
@@ -220,15 +241,9 @@ def _write(session: Session, folder: Path) -> None:
 
 def _products(session: Session, folder: Path) -> dict[str, Callable[[], Any]]:
     """What a run directory gets at the end, in order; the model before the manifest, the report after it."""
-    import polars as pl  # noqa: PLC0415
-
     from desim_fl import report, rundir  # noqa: PLC0415
 
     built = session.built
-    wall = getattr(built.world.executor, "wall", [])
-
-    def timed() -> None:
-        rundir.write_table(folder / "wall.parquet", pl.DataFrame(wall, schema=rundir.WALL_SCHEMA, orient="row"))
 
     def model() -> str | None:
         return None if built.task is None else rundir.save_model(folder, built.task.tensors(session.engine.model))
@@ -236,7 +251,7 @@ def _products(session: Session, folder: Path) -> dict[str, Callable[[], Any]]:
     return {
         "metrics": lambda: rundir.write_table(folder / "metrics.parquet", rundir.metrics(session.evaluations)),
         "clients": lambda: rundir.write_table(folder / "clients.parquet", rundir.clients(built, session.engine.usage)),
-        "wall": timed,
+        "wall": (session.wall or rundir.WallParts(folder, [])).finish,
         "model.safetensors": model,
         "report.html": lambda: report.write(folder),
     }

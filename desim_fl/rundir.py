@@ -47,6 +47,7 @@ CLIENTS_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("bytes_down", "bytes_up"), pl.Int64),
 }
 WALL_SCHEMA: dict[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
+WALL_ROWS = 16_384  # that an executor gathers before they are moved to the disk
 
 
 def claim(folder: Path) -> Path:
@@ -89,6 +90,40 @@ def write_table(path: Path, table: pl.DataFrame) -> None:
     content = io.BytesIO()
     table.write_parquet(content, compression="zstd")
     durable.write(path, content.getvalue())
+
+
+class WallParts:
+    """Moves the rows of an executor's ``wall`` to the disk while the run goes on, so that they do not fill the memory.
+
+    Parts lie in the folder ``wall`` until ``finish`` joins them, and what is left, as ``wall.parquet``.
+    """
+
+    def __init__(self, folder: Path, rows: list[Any]) -> None:
+        self._folder, self._rows = folder, rows
+        self._parts: list[Path] = []
+
+    def drain(self) -> None:
+        """Write a part, if there are rows enough for one; other threads may append meanwhile."""
+        if len(self._rows) < WALL_ROWS:
+            return
+        path = self._folder / "wall" / f"part-{len(self._parts):05d}.parquet"
+        path.parent.mkdir(exist_ok=True)
+        write_table(path, self._table(self._rows[:WALL_ROWS]))
+        del self._rows[:WALL_ROWS]
+        self._parts.append(path)
+
+    def finish(self) -> None:
+        """Write the whole table."""
+        tables = [*(pl.read_parquet(path) for path in self._parts), self._table(self._rows)]
+        write_table(self._folder / "wall.parquet", pl.concat(tables))
+        for path in self._parts:
+            path.unlink()
+        if self._parts:
+            (self._folder / "wall").rmdir()
+
+    @staticmethod
+    def _table(rows: list[Any]) -> pl.DataFrame:
+        return pl.DataFrame(rows, schema=WALL_SCHEMA, orient="row")
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:

@@ -52,6 +52,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "run": (4, {"polars"}),
     "verify": (4, {"polars"}),
     "bench": (4, {"numpy", "torch"}),
+    "bench_reuse": (4, set()),
     "progress": (5, {"rich"}),
     "cli": (5, {"typer"}),
     "__init__": (5, set()),
@@ -73,6 +74,7 @@ WITHIN = {
     "rundir": {"build"},
     "run": {"build", "rundir"},
     "verify": {"recount", "run", "rundir", "build"},
+    "bench_reuse": {"bench", "build", "run"},
     "cli": {"progress"},
     "algebra": {"errors"},
     "core": set(),
@@ -92,8 +94,10 @@ NO_TORCH = (
 )
 WALL_CLOCK = {
     "bench.py",
+    "bench_reuse.py",
     "executors/choice.py",
     "executors/inline.py",
+    "executors/threads.py",
     "executors/worker.py",
     "run.py",
     "progress.py",

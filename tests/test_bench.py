@@ -6,8 +6,12 @@ import json
 import subprocess
 import sys
 
-from desim_fl import bench
+import pytest
+
+import scenarios
+from desim_fl import bench, bench_reuse
 from desim_fl.bench import Figure
+from desim_fl.errors import ScenarioError
 
 
 def test_bench_train_compares_all_sides_in_one_run():
@@ -27,3 +31,35 @@ def test_ratios_are_to_the_bare_loop_in_all_processes():
     assert [line.split("x ")[1].split()[0] for line in text.splitlines()[1:]] == ["0.50", "1.00", "1.50", "2.50"]
     assert "n = 2" in text
     assert "(sd 1.4)" in text
+
+
+def test_bench_reuse_trains_the_first_run_only():
+    """Six scales in one store: every job and evaluation of the later five is reused; the ratio is of executor seconds."""
+    command = [sys.executable, "-m", "desim_fl", "bench", "reuse", "--repeats", "1", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    (runs,) = found["runs"]
+    assert [run["scale"] for run in runs] == [1, 2, 5, 10, 100, 1000]
+    assert [(run["trained"], run["reused"]) for run in runs] == [(100, 0), *[(0, 100)] * 5]
+    assert [run["rescored"] for run in runs] == [0, *[6] * 5]
+    assert all(0 < run["executor_s"] <= run["play_s"] for run in runs)
+    assert found["ratios"] == [sum(run["executor_s"] for run in runs) / runs[0]["executor_s"]]
+
+
+def test_the_reuse_table_states_means_and_the_ratio():
+    """Two repeats of two runs: 4 and 1 seconds, then 2 and 1, are ratios of 1.25 and 1.5."""
+    pairs = [
+        [bench_reuse.Played(1, 9, 0, 0, first, first, 1.0), bench_reuse.Played(2, 0, 9, 3, 1.0, 1.0, 1.0)]
+        for first in (4.0, 2.0)
+    ]
+    text = bench_reuse.table(pairs)
+    assert "n = 2" in text
+    assert "trained    9 reused    0 rescored   0  training and evaluation   3.000 s" in text
+    assert "x 1.375 (sd 0.177)" in text
+
+
+def test_bench_reuse_refuses_a_scenario_without_a_network(tmp_path):
+    """A scalar task has nothing to keep."""
+    with pytest.raises(ScenarioError, match="must train a network"):
+        bench_reuse.six_runs(scenarios.write(tmp_path))

@@ -87,7 +87,9 @@ local = st.one_of(
         )
     ),
 )
-executors = table(name=st.sampled_from(["auto", "inline", "pool"]), device=st.sampled_from(["cpu", "cuda", "auto"]))
+executors = table(
+    name=st.sampled_from(["auto", "inline", "threads", "pool"]), device=st.sampled_from(["cpu", "cuda", "auto"])
+)
 
 
 @st.composite

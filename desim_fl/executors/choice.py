@@ -8,6 +8,7 @@ from time import perf_counter  # decides where jobs run, and nothing that the ru
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl.core import Job, Work
+from desim_fl.errors import RefusedError
 from desim_fl.executors.inline import InlineExecutor
 
 if TYPE_CHECKING:
@@ -16,7 +17,12 @@ if TYPE_CHECKING:
     from desim_fl.core import Executor
     from desim_fl.learning.task import Task
 
-WORTH_S = 12.0  # of expected training: below it, starting processes (each imports torch) costs more than it saves
+# What decides ``auto``; measured by ``desim-fl bench train``, see docs/executors.md.
+POOL_START_S = 4.0  # until a pool's processes train: each imports torch
+THREADS_START_S = 0.2  # until replicas are built
+HELD_S = 0.0004  # of each step: Python's own share, in which all other threads wait
+THREADS_SHARE = 0.95  # of a pool's speed: what threads reach where steps are long
+_DAY_S = 86_400.0
 _PROBED_STEPS = 3
 
 
@@ -34,6 +40,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+class Cost(NamedTuple):
+    """Expected training: real seconds of one step, and of all of it in this process (``None`` = unknown, much)."""
+
+    step_s: float
+    total_s: float | None
+
+
 def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]:
     """Make the executor that is asked for, or for ``auto`` the one that is expected to be faster, and say why.
 
@@ -42,18 +55,66 @@ def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]
     workers = wish.workers or max(1, cores() // wish.threads_per_job)
     if wish.name == "inline":
         return InlineExecutor(task), "asked for"
+    if wish.name == "threads":
+        return _threads(task, workers), f"asked for, {workers} threads"
     if wish.name == "pool" or (wish.workers or 1) > 1:
         return _pool(task, workers), f"asked for, {workers} workers"
+    return _auto(task, wish.jobs, workers, steps)
+
+
+def _auto(task: Task, jobs: int | None, workers: int, steps: Sequence[int]) -> tuple[Executor, str]:
     device = getattr(task, "device", None)
-    if multiprocessing.current_process().daemon:
-        return InlineExecutor(task), "auto: this process is a worker itself and may not start others"
     if device is None or device.type != "cpu" or workers == 1:
-        return InlineExecutor(task), "auto: nothing to gain from processes (no network, one core, or a GPU)"
-    seconds = _expected_s(task, wish.jobs, steps)
-    told = "an unknown amount" if seconds is None else f"about {seconds:.0f} s"
-    if seconds is None or seconds >= WORTH_S:
-        return _pool(task, workers), f"auto: {told} of training expected, {workers} workers"
-    return InlineExecutor(task), f"auto: {told} of training expected, less than starting workers is worth"
+        return InlineExecutor(task), "auto: nothing to gain from others (no network, one core, or a GPU)"
+    cost = _cost(task, jobs, steps)
+    seconds = expected(cost, workers)
+    if multiprocessing.current_process().daemon:  # a worker itself, which may not start others
+        del seconds["pool"]
+    if not _threadable(task):
+        del seconds["threads"]
+    return _fastest(task, cost, seconds, workers)
+
+
+def _fastest(task: Task, cost: Cost, seconds: dict[str, float], workers: int) -> tuple[Executor, str]:
+    """Make the executor with the fewest expected seconds, the plainer one in doubt."""
+    told = "an unknown amount" if cost.total_s is None else f"about {cost.total_s:.1f} s"
+    step = f"steps of {1000 * cost.step_s:.1f} ms"
+    reason = f"auto: {told} of training expected, {step}"
+    if cost.total_s is not None:
+        reason += f" ({', '.join(f'{name} {value:.1f} s' for name, value in seconds.items())})"
+    name = min(seconds, key=lambda name: seconds[name])
+    if name == "threads":
+        try:
+            return _threads(task, workers), f"{reason}, {workers} threads"
+        except RefusedError:  # replicas that share something, say: a look at the model alone did not show it
+            return _fastest(task, cost, {key: value for key, value in seconds.items() if key != name}, workers)
+    if name == "pool":
+        return _pool(task, workers), f"{reason}, {workers} workers"
+    return InlineExecutor(task), reason
+
+
+def expected(cost: Cost, workers: int) -> dict[str, float]:
+    """Return the real seconds that each executor is expected to take; for an unknown amount of training, a day's.
+
+    A pool is ``workers`` times as fast once its processes run. Threads need no start but wait for each other while
+    Python itself works, so that ``step / HELD_S`` of them are busy at most.
+    """
+    total = _DAY_S if cost.total_s is None else cost.total_s
+    busy = max(0.5, min(workers * THREADS_SHARE, cost.step_s / HELD_S))
+    return {
+        "inline": total,
+        "threads": THREADS_START_S + total / busy,
+        "pool": POOL_START_S + total / workers,
+    }
+
+
+def _threadable(task: Any) -> bool:
+    """Whether threads are sure to be safe: no random numbers, and no layer whose code is not torch's own."""
+    if not hasattr(task, "replica") or getattr(task, "draws_random", True):
+        return False
+    from desim_fl.learning.replica import only_torchs_own  # noqa: PLC0415  (needs torch)
+
+    return only_torchs_own(task.module)
 
 
 def reusing(inner: Executor, task: Task, limit_gb: float) -> Executor:
@@ -69,23 +130,28 @@ def reusing(inner: Executor, task: Task, limit_gb: float) -> Executor:
     return ReuseExecutor(inner, store, Identity(network), network.device)
 
 
+def _threads(task: Task, workers: int) -> Executor:
+    from desim_fl.executors.threads import ThreadExecutor  # noqa: PLC0415
+
+    return ThreadExecutor(task, workers)
+
+
 def _pool(task: Task, workers: int) -> Executor:
     from desim_fl.executors.pool import PoolExecutor  # noqa: PLC0415  (only a pool needs torch's multiprocessing)
 
     return PoolExecutor(task, workers)
 
 
-def _expected_s(task: Task, jobs: int | None, steps: Sequence[int]) -> float | None:
-    """Seconds that all jobs would take one after the other, from a few steps of the client with most of them."""
-    if jobs is None:
-        return None
+def _cost(task: Task, jobs: int | None, steps: Sequence[int]) -> Cost:
+    """Time a few steps of the client with most of them."""
     client = max(range(len(steps)), key=lambda index: steps[index])
     count = min(_PROBED_STEPS, steps[client])
     if count == 0:
-        return 0.0
+        return Cost(0.0, 0.0)
     model = task.initial()
     job = Job(-1, client, 0, 0, model.params, model.buffers, Work(1, count, 1e-3))
     task.train(job, count)  # warms up
     began = perf_counter()
     task.train(job, count)
-    return (perf_counter() - began) / count * jobs * sum(steps) / len(steps)
+    step_s = (perf_counter() - began) / count
+    return Cost(step_s, None if jobs is None else step_s * jobs * sum(steps) / len(steps))

@@ -55,6 +55,13 @@ class Packer(pickle.Pickler):
             self.dispatch_table = ChainMap(mine, copyreg.dispatch_table)
         self.tensors: list[tuple[Any, int]] = []  # with the number of their array
 
+    def dump(self, obj: Any) -> None:
+        """Take it apart."""
+        try:
+            super().dump(obj)
+        finally:
+            self.dispatch_table = {}  # the other one knows this packer: a ring, which would hold a version's arrays
+
     @property
     def sizes(self) -> tuple[int, ...]:
         """Bytes of each array."""

@@ -124,13 +124,18 @@ class PoolExecutor:
         """Nobody wants this any more."""
         if ticket.wanted:
             ticket.wanted = False
-            if ticket.waiting or ticket.settled:
+            if ticket.waiting or (ticket.settled and ticket.job is not None):
                 self._let_go(ticket.shipment)
+            if not ticket.settled:
+                ticket.job = None  # the ticket stays in the queue, or at its worker, for a while
 
     def _let_go(self, shipment: Shipment) -> None:
         """One user less of a version; after the last one workers forget it too."""
         shipment.users -= 1
-        if shipment.users or self._crew is None:
+        if shipment.users:
+            return
+        shipment.params = shipment.buffers = None  # a promise whose scores are known still holds its ticket
+        if self._crew is None:
             return
         del self._models[shipment.key]
         for hand in self._crew.hands:
@@ -266,7 +271,9 @@ class PoolExecutor:
         """Settle a ticket that no worker has any more."""
         self._clear(ticket)
         ticket.failure, ticket.settled = failure, True
-        if not ticket.wanted:
+        if (
+            not ticket.wanted or ticket.job is None
+        ):  # scores may stay uncalled for long, a job's version is needed again
             self._let_go(ticket.shipment)
 
     def _clear(self, ticket: Ticket) -> None:

@@ -28,6 +28,24 @@ def anonymous(size: int) -> int:
     return descriptor
 
 
+class Handle:
+    """A descriptor that a process inherits when it is started; ``detach`` there gives its number.
+
+    It is duplicated while the process is started and not before: multiprocessing would keep a duplicate for a process
+    that is killed before it could fetch it, for ever.
+    """
+
+    def __init__(self, descriptor: int) -> None:
+        self.descriptor = descriptor
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _inherited, (DupFd(self.descriptor),)
+
+
+def _inherited(handle: Any) -> Any:
+    return handle
+
+
 class Lent(NamedTuple):
     """A descriptor on its way into a process that is just being started; ``size`` in bytes."""
 
@@ -56,7 +74,7 @@ class Shelf:
 
     def lend(self) -> Lent:
         """Pass the shelf to a process; only while that is being started."""
-        return Lent(DupFd(self.descriptor), self.place_bytes)
+        return Lent(Handle(self.descriptor), self.place_bytes)
 
     @property
     def used(self) -> int:
@@ -119,7 +137,7 @@ class Recipe:
 
     def lend(self) -> tuple[Packed, Lent]:
         """Pass the recipe to a process; only while that is being started."""
-        return self.parcel, Lent(DupFd(self.descriptor), self.size)
+        return self.parcel, Lent(Handle(self.descriptor), self.size)
 
     def close(self) -> None:
         """Let go of the descriptor."""

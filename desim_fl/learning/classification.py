@@ -13,6 +13,7 @@ from desim_fl.draws import Purpose, stream
 from desim_fl.errors import RefusedError, ScenarioError
 from desim_fl.learning import average as averaging
 from desim_fl.learning import batches, evaluate, local, probe, randomness
+from desim_fl.learning import replica as replicas
 from desim_fl.learning.device import resolve
 from desim_fl.learning.optimizers import OptimizerSettings
 from desim_fl.learning.samples import Samples, normalised
@@ -44,6 +45,8 @@ class ClassificationTask:
 
     Raises ``ScenarioError`` where model and data do not fit, found by a dry step on two samples.
     """
+
+    own_thread: replicas.OwnThread | None = None  # a replica's: it is used in one thread, beside others
 
     def __init__(
         self,
@@ -127,11 +130,30 @@ class ClassificationTask:
     def _controlled(self, purpose: Purpose, key: int, nth: int) -> Iterator[None]:
         """Pin threads, key torch's generators and fix kernels around a computation; restore them all."""
         with ExitStack() as stack:
-            stack.enter_context(randomness.pinned(self.threads))
-            stack.enter_context(randomness.repeatable(self.device))
-            stack.enter_context(randomness.keyed(self.seed, purpose, key, nth, self.device))
+            if self.own_thread is not None:
+                stack.enter_context(self.own_thread.quiet())
+            else:
+                stack.enter_context(randomness.pinned(self.threads))
+                stack.enter_context(randomness.repeatable(self.device))
+                stack.enter_context(randomness.keyed(self.seed, purpose, key, nth, self.device))
             stack.enter_context(torch.enable_grad())
             yield
+
+    def replica(self, halted: Callable[[], bool]) -> ClassificationTask:
+        """Make the same task for one other thread, on the same samples; ``halted`` is asked before each step.
+
+        Raises ``RefusedError`` for a model that draws random numbers or whose modules share a layer, and off the CPU.
+        """
+        replicas.check_device(self.device)
+        facts = self.__reduce__()[1][0]
+        other = _rebuilt(facts)
+        two = Samples(*(values[:2] for values in self.training))
+        with self._controlled(Purpose.EVALUATION, 0, 0):
+            replicas.check_quiet(other.module, two, self.seed, draws_random=self.draws_random)
+        replicas.check_apart(self.module, other.module)
+        other._initial = self._initial  # noqa: SLF001  (one class)
+        other.own_thread = replicas.OwnThread(self.threads, halted)
+        return other
 
     @property
     def facts(self) -> ModelFacts:
@@ -155,6 +177,8 @@ class ClassificationTask:
         before = self._client_buffers(job)
         order = stream(self.seed, Purpose.BATCH_ORDER, key, job.nth)
         todo = batches.sequence(part, self.batch_size, order) if batches.trainable(job.client, len(part), steps) else ()
+        if self.own_thread is not None:
+            todo = self.own_thread.until_halted(todo)
         with self._controlled(Purpose.TRAINING, key, job.nth):
             self.state.load(job.params, before)
             done = local.train(

@@ -79,3 +79,14 @@ def draws_random(module: nn.Module, batch: Samples, classes: int, seed: int) -> 
             f"[model] gave scores of shape {tuple(scores.shape)} for {n} samples; ({n}, {classes}) is needed"
         )
     return any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
+
+
+def draws_in_evaluation(module: nn.Module, batch: Samples, seed: int) -> bool:
+    """Evaluate once; tell whether that drew from torch's generators."""
+    device = batch.labels.device
+    module.eval()
+    with torch.no_grad(), keyed(seed, Purpose.EVALUATION, 0, 0, device):
+        before = [generator.get_state() for generator in generators(device)]
+        module(batch.inputs)
+        after = [generator.get_state() for generator in generators(device)]
+    return any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))

@@ -14,7 +14,7 @@ from desim_fl.errors import RefusedError, ScenarioError
 from desim_fl.learning import batches
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     import numpy as np
 
@@ -77,6 +77,11 @@ class QuadraticTask:
         x = float(model.params)
         weighted = sum(n * self.loss(client, x) for client, n in enumerate(self.examples))
         return (Score("test", weighted / total, None, total),) if total else ()
+
+    def replica(self, halted: Callable[[], bool]) -> QuadraticTask:
+        """Return the task itself: it never changes, so threads can share it."""
+        del halted
+        return self
 
     def average(self, base: Any, members: Sequence[tuple[float, Any]]) -> Any:
         """Return ``base``: a scalar has no buffers."""

@@ -4,11 +4,15 @@ Layers such as Dropout draw from torch's own generators. ``keyed`` sets those fr
 nth) and restores them, so that a job's masks depend on nothing but the job. torch's CPU generator keeps 32 bits of a
 seed, so one pair of jobs in four thousand million shares its masks. Entering and leaving costs about 2 microseconds
 on the CPU, which is why it surrounds every job, drawing or not.
+
+The generators belong to the process: one thread at a time may key them (a lock sees to that), and a thread of the thread
+executor only makes sure that nothing it does touches them.
 """
 
 from __future__ import annotations
 
 import random
+import threading
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -20,6 +24,8 @@ from desim_fl.errors import RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_PROCESS = threading.RLock()  # held while the process's generators, or its number of threads, are not as they were
 
 
 def generators(device: torch.device) -> tuple[torch.Generator, ...]:
@@ -35,14 +41,31 @@ def keyed(seed: int, purpose: int, client: int, nth: int, device: torch.device) 
     """Run the body with torch's generators set from the keyed draw, and restore their exact states."""
     low, high, _, _ = block(seed, purpose, client, nth, 0)
     touched = generators(device)
-    before = [generator.get_state() for generator in touched]
-    try:
-        for generator in touched:
-            generator.manual_seed(high << 32 | low)
-        yield
-    finally:
-        for generator, state in zip(touched, before, strict=True):
-            generator.set_state(state)
+    with _PROCESS:
+        before = [generator.get_state() for generator in touched]
+        try:
+            for generator in touched:
+                generator.manual_seed(high << 32 | low)
+            yield
+        finally:
+            for generator, state in zip(touched, before, strict=True):
+                generator.set_state(state)
+
+
+@contextmanager
+def untouched(what: str) -> Iterator[None]:
+    """Run the body beside other threads without keys; raises ``RefusedError`` naming ``what`` if torch's CPU generator moved.
+
+    States are looked at while no thread has keyed the generator, so only a real draw is noticed: by the body, which is
+    an error, or by foreign code in another thread, which spoils nothing here and yet cannot be told apart.
+    """
+    with _PROCESS:
+        before = torch.default_generator.get_state()
+    yield
+    with _PROCESS:
+        same = torch.equal(before, torch.default_generator.get_state())
+    if not same:
+        raise RefusedError(f"torch's generator was drawn from: {what}")
 
 
 def states(device: torch.device) -> tuple[torch.Tensor, ...]:
@@ -65,6 +88,17 @@ def pinned(threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def settled(threads: int) -> None:
+    """Give the calling thread ``threads`` intra-op threads for good; all others, and those to come, keep theirs."""
+    with _PROCESS:
+        before = torch.get_num_threads()  # asked first: a thread takes the process's number over when it first asks
+        torch.set_num_threads(threads)
+        # That also changed the number that threads to come take over; one that ends at once can put it back.
+        other = threading.Thread(target=torch.set_num_threads, args=(before,))
+        other.start()
+        other.join()
 
 
 @contextmanager

@@ -199,6 +199,9 @@ def _workers(executor: Executor) -> Iterator[Problem]:
     if executor.name == "inline" and executor.workers is not None and executor.workers > 1:
         text = f"workers = {executor.workers} is refused: the inline executor runs one job at a time"
         yield Problem(("executor", "workers"), text)
+    if executor.name == "threads" and executor.device == "cuda":
+        text = 'device = "cuda" is refused: threads train on the CPU; use name = "inline" or "pool"'
+        yield Problem(("executor", "device"), text)
 
 
 def _args(section: str, table: Table) -> Iterator[Problem]:

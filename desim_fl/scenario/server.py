@@ -149,8 +149,9 @@ class Run(Table):
 class Executor(Table):
     """Where training takes place. Nothing here changes the timeline."""
 
-    name: Literal["auto", "inline", "pool"] = Field(
-        default="auto", description="Which executor: in this process, worker processes, or whichever is faster."
+    name: Literal["auto", "inline", "threads", "pool"] = Field(
+        default="auto",
+        description="Which executor: in this process, its threads, worker processes, or whichever is faster.",
     )
     device: Literal["cpu", "cuda", "auto"] = Field(default="cpu", description="Where the tensors live.")
     threads_per_job: Annotated[int, Field(ge=1, le=4096)] = Field(default=1, description="CPU threads a job may use.")
