@@ -21,12 +21,17 @@ _PROBED_STEPS = 3
 
 
 class Wish(NamedTuple):
-    """What the scenario asks for, and how many jobs are expected (``None`` = unknown, taken for many)."""
+    """What the scenario asks for, and how many jobs are expected (``None`` = unknown, taken for many).
+
+    ``address`` is a Ray cluster's; ``most`` are the jobs in flight at once, beyond which workers would idle.
+    """
 
     name: str
     workers: int | None
     threads_per_job: int
     jobs: int | None
+    address: str | None = None
+    most: int | None = None
 
 
 def cores() -> int:
@@ -42,6 +47,8 @@ def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]
     workers = wish.workers or max(1, cores() // wish.threads_per_job)
     if wish.name == "inline":
         return InlineExecutor(task), "asked for"
+    if wish.name == "ray":
+        return _ray(task, wish)
     if wish.name == "pool" or (wish.workers or 1) > 1:
         return _pool(task, workers), f"asked for, {workers} workers"
     device = getattr(task, "device", None)
@@ -73,6 +80,15 @@ def _pool(task: Task, workers: int) -> Executor:
     from desim_fl.executors.pool import PoolExecutor  # noqa: PLC0415  (only a pool needs torch's multiprocessing)
 
     return PoolExecutor(task, workers)
+
+
+def _ray(task: Task, wish: Wish) -> tuple[Executor, str]:
+    from desim_fl.executors.cluster import RayExecutor  # noqa: PLC0415
+
+    executor = RayExecutor(task, wish.workers, wish.address, threads=wish.threads_per_job, most=wish.most)
+    executor.start(task.initial())
+    where = "a Ray instance of this machine" if wish.address is None else f"the Ray cluster at {wish.address}"
+    return executor, f"asked for, {executor.workers} workers on {where} ({executor.nodes} nodes)"
 
 
 def _expected_s(task: Task, jobs: int | None, steps: Sequence[int]) -> float | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Job, Model, Outcome, Promise
 from desim_fl.errors import JobError, LawError, RunError
-from desim_fl.executors.crew import Crew, Hand
+from desim_fl.executors.crew import Crew, Hand, Workers
 from desim_fl.executors.inline import Wall, checked
 from desim_fl.executors.packing import Packed, full, needed, packed, unpacked
 from desim_fl.executors.shelf import Shelf
@@ -42,7 +42,7 @@ class PoolExecutor:
     def __init__(self, task: Task, workers: int) -> None:
         self.task, self.workers = task, workers
         self.wall: list[Wall] = []
-        self._crew: Crew | None = None  # hired when first needed
+        self._crew: Workers | None = None  # hired when first needed
         self._shelf: Shelf | None = None
         self._numbers = itertools.count()
         self._queue: list[tuple[int, int, Ticket]] = []
@@ -153,7 +153,7 @@ class PoolExecutor:
             return ticket.result
         if ticket.job is None:
             raise RunError(f"evaluating version {ticket.version} failed: {ticket.failure}") from ticket.failure
-        job, name = ticket.job, self.name if ticket.worker is None else f"{self.name}, worker {ticket.worker}"
+        job, name = ticket.job, self.name if ticket.worker is None else f"{self.name}, {ticket.worker}"
         summary = str(ticket.failure).splitlines()[0]
         raise JobError(job.id, job.client, job.version, name, summary) from ticket.failure
 
@@ -165,23 +165,33 @@ class PoolExecutor:
         try:
             crew = self._crew or self._hire()
             self._hand_out(crew)
-            for hand, ended in crew.wait(timeout):
-                self._take_in(crew, hand, ended=ended)
+            for hand, messages, ended in crew.wait(timeout):
+                for message in messages:
+                    self._hear(crew, hand, *message)
+                if ended:
+                    self._replace(crew, hand)
             self._hand_out(crew)
         except KeyboardInterrupt:  # perhaps in the middle of a message: nobody here can be understood any more
             self._end(at_once=True)
             raise
 
-    def _hire(self) -> Crew:
+    def _hire(self) -> Workers:
         """Start the workers; the first version that is to be sent says how large a place in the shelf must be."""
         first = next(iter(self._models.values()))
-        size = needed(packed((first.params, first.buffers)).sizes)
-        if size >= _WORTH_SHARING:
-            self._shelf = Shelf.fitting(2 * size)  # an outcome may hold a client's own buffers beside the model's
-        self._crew = Crew(self.task, self.workers, self._shelf)
+        self._crew = self._assembled(first.params, first.buffers)
         return self._crew
 
-    def _hand_out(self, crew: Crew) -> None:
+    def _assembled(self, params: Any, buffers: Any) -> Workers:
+        """Make the shelf, with places for a version like this one, and the workers that see it."""
+        size = needed(packed((params, buffers)).sizes)
+        if size >= _WORTH_SHARING:
+            self._shelf = Shelf.fitting(2 * size)  # an outcome may hold a client's own buffers beside the model's
+        return self._new_crew(self._shelf)
+
+    def _new_crew(self, shelf: Shelf | None) -> Workers:
+        return Crew(self.task, self.workers, shelf)
+
+    def _hand_out(self, crew: Workers) -> None:
         """Give the most urgent tickets to the workers with the least to do."""
         most = _QUEUED if self._pace_s < _SHORT_S else 1
         while self._queue:
@@ -202,7 +212,7 @@ class PoolExecutor:
             reason = f"it cannot be sent to a worker: {type(error).__name__}: {error}"
             self._finish(ticket, failure=WorkerError(f"{reason}\n{traceback.format_exc()}"))
             return
-        ticket.worker, hand.tickets[ticket.number] = hand.number, ticket
+        ticket.worker, hand.tickets[ticket.number] = hand.title, ticket
         kind = "score" if ticket.job is None else "train"
         hand.models.add(ticket.shipment.key)
         hand.tell(*model, (kind, ticket.number, ticket.shipment.key, ticket.place, subject, ticket.steps))
@@ -225,20 +235,9 @@ class PoolExecutor:
     def _room(self, place: int | None) -> memoryview | None:
         return None if place is None or self._shelf is None else self._shelf.room(place)
 
-    def _take_in(self, crew: Crew, hand: Hand, *, ended: bool) -> None:
-        """Hear what a worker says; replace one that ended, after its last word."""
-        try:
-            self._hear(crew, hand, *hand.pipe.recv())
-            while ended and hand.pipe.poll():
-                self._hear(crew, hand, *hand.pipe.recv())
-        except (EOFError, OSError):
-            ended = True
-        if ended:
-            self._replace(crew, hand)
-
-    def _hear(self, crew: Crew, hand: Hand, kind: str, number: int, content: Any, more: Any) -> None:
+    def _hear(self, crew: Workers, hand: Hand, kind: str, number: int, content: Any, more: Any) -> None:
         if kind == "broken":
-            raise RunError(f"the pool's workers cannot rebuild the task: {content}") from WorkerError(more)
+            raise RunError(f"workers cannot rebuild the task: {content}") from WorkerError(more)
         if kind == "ready":
             crew.started(hand)
             return
@@ -274,16 +273,16 @@ class PoolExecutor:
             self._shelf.give(ticket.place)
         ticket.place = None
 
-    def _replace(self, crew: Crew, hand: Hand) -> None:
+    def _replace(self, crew: Workers, hand: Hand) -> None:
         """Hire another worker for one that died; queue again what it had, unless it was the second death on that."""
         fate = crew.replace(hand)
         for position, ticket in enumerate(hand.tickets.values()):
             self._clear(ticket)
-            ticket.deaths += position == 0  # those behind had not been begun
+            ticket.deaths += position == 0 and fate.blamed  # those behind had not been begun
             if not ticket.wanted:
                 self._finish(ticket)
             elif ticket.deaths >= _DEATHS:
-                self._finish(ticket, WorkerError(f"the worker died ({fate}), {ticket.deaths} times on this job"))
+                self._finish(ticket, WorkerError(f"the worker died ({fate.why}), {ticket.deaths} times on this job"))
             else:
                 ticket.waiting = True
                 self._push(ticket)

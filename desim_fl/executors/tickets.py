@@ -29,7 +29,7 @@ class Ticket:
     result: Any = None
     failure: WorkerError | None = None
     deaths: int = 0  # of workers, while they were at it
-    worker: int | None = None  # who has it now, or had it last
+    worker: str | None = None  # who has it now, or had it last
     waiting: bool = True  # for a worker
     place: int | None = None  # in the shelf: the job on its way out, the outcome on its way back
 
