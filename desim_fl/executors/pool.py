@@ -14,7 +14,7 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Job, Model, Outcome, Promise
-from desim_fl.errors import JobError, LawError, RunError
+from desim_fl.errors import DesimError, JobError, LawError, RunError
 from desim_fl.executors.crew import Crew, Hand, Workers
 from desim_fl.executors.inline import Wall, checked
 from desim_fl.executors.packing import Packed, full, needed, packed, unpacked
@@ -50,7 +50,7 @@ class PoolExecutor:
         self._models: dict[tuple[int, int], Shipment] = {}
         self._latest = 0
         self._pace_s = _SHORT_S  # seconds of recent jobs, smoothed
-        self._closed = False
+        self._closed, self._ended_by = False, ""
 
     # ---- the executor's side
 
@@ -115,7 +115,7 @@ class PoolExecutor:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RunError("the pool of workers is closed")
+            raise RunError(f"the pool of workers is closed{self._ended_by}")
 
     def _push(self, ticket: Ticket) -> None:
         heapq.heappush(self._queue, (ticket.due, ticket.number, ticket))
@@ -171,8 +171,10 @@ class PoolExecutor:
                 if ended:
                     self._replace(crew, hand)
             self._hand_out(crew)
-        except KeyboardInterrupt:  # perhaps in the middle of a message: nobody here can be understood any more
+        except (KeyboardInterrupt, DesimError) as error:
+            # Perhaps in the middle of a message, or there is nobody left: who waits for anything else must not wait.
             self._end(at_once=True)
+            self._ended_by = f" ({error})" if isinstance(error, DesimError) else ""
             raise
 
     def _hire(self) -> Workers:

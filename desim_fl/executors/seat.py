@@ -36,37 +36,35 @@ class Placement(NamedTuple):
     main: str | None
 
 
-class Parcel(NamedTuple):
-    """A packed value as it lies in the object store: its arrays one after the other in one array of bytes."""
-
-    head: bytes
-    sizes: tuple[int, ...]
-    content: np.ndarray | None
+# A packed value as it lies in the object store: pickle, sizes of its arrays, and those one after the other in one array
+# of bytes. A plain tuple, which Ray can unpack where desim-fl is not found yet.
+Parcel = tuple[bytes, tuple[int, ...], np.ndarray | None]
 
 
 def parcel(value: Packed, room: memoryview | None) -> Parcel:
     """Join a value's arrays, wherever they are, for the object store."""
     if not value.sizes:
-        return Parcel(value.head, (), None)
+        return value.head, (), None
     if not value.loose and room is not None:
-        return Parcel(value.head, value.sizes, np.frombuffer(room[: needed(value.sizes)], np.uint8))
+        return value.head, value.sizes, np.frombuffer(room[: needed(value.sizes)], np.uint8)
     content = np.empty(needed(value.sizes), np.uint8)
     for raw, span in zip(value.loose, spans(memoryview(content), value.sizes), strict=True):
         span[:] = raw
-    return Parcel(value.head, value.sizes, content)
+    return value.head, value.sizes, content
 
 
 def opened(value: Parcel, *, guard: bool = False) -> Any:
     """Put a value together; large arrays stay in the store's memory (``guard``: for good, and protected)."""
-    if value.content is None:
-        return unpacked(Packed(value.head, value.sizes))
-    room, large = memoryview(value.content), value.content.nbytes >= _WORTH_SHARING
-    shared = large and value.content.ctypes.data % _ALIGNED == 0  # else kernels might round differently
+    head, sizes, content = value
+    if content is None:
+        return unpacked(Packed(head))
+    large, aligned = content.nbytes >= _WORTH_SHARING, content.ctypes.data % _ALIGNED == 0
+    shared = large and aligned  # else kernels might round differently
     if shared and guard:
-        protect(value.content)
+        protect(content)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        return unpacked(Packed(value.head, value.sizes), room, copy=not shared)
+        return unpacked(Packed(head, sizes), memoryview(content), copy=not shared)
 
 
 def protect(content: np.ndarray) -> None:
