@@ -8,9 +8,9 @@ import time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from reference import Setting
 
 from desim_fl.core import Job, Model, Outcome, Promise, Score, Work
-from reference import Setting
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -53,8 +53,6 @@ class Errands:
             return Outcome(job.params, steps=steps, extra=lambda: 0)
         if job.extra == "where is the data":
             return Outcome(job.params, steps=steps, extra=(_mapping(self.data), int(self.data[-1])))
-        if job.extra == "write":
-            _written(self.data)
         if job.extra == "environment":
             return Outcome(job.params, steps=steps, extra=dict(os.environ))
         first = not (self.folder / f"died{job.id}").exists()
@@ -81,16 +79,23 @@ def _mapping(array: np.ndarray) -> str:
     return ""
 
 
-def _written(array: np.ndarray) -> None:
-    """Write where NumPy would not let us, as torch does."""
-    import ctypes  # noqa: PLC0415
-
-    ctypes.memset(array.ctypes.data + array.nbytes // 2, 1, 1)
-
-
 def errand(number: int, extra: Any = None, params: Any = 10.0) -> Job:
     """A job of client ``number``."""
     return Job(number, number, 0, 0, params, None, Work(1, 4, 0.1), extra)
+
+
+class Unbuildable(Errands):
+    """A task that cannot be rebuilt in another process."""
+
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
+class Vanishing(Errands):
+    """A task that ends the process which tries to rebuild it."""
+
+    def __reduce__(self):
+        return os._exit, (3,)
 
 
 class Guest(NamedTuple):

@@ -92,7 +92,7 @@ WALL_CLOCK = {
     "bench.py",
     "executors/choice.py",
     "executors/inline.py",
-    "executors/ray.py",
+    "executors/bridge.py",
     "executors/worker.py",
     "run.py",
     "progress.py",

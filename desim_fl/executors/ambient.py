@@ -18,7 +18,13 @@ def captured() -> dict[str, Any]:
         "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
         "mkldnn": torch.backends.mkldnn.enabled,
     }
-    untouched = {"dtype": torch.float32, "precision": "highest", "deterministic": False, "warn_only": False, "mkldnn": True}
+    untouched = {
+        "dtype": torch.float32,
+        "precision": "highest",
+        "deterministic": False,
+        "warn_only": False,
+        "mkldnn": True,
+    }
     return {} if found == untouched else found
 
 

@@ -39,7 +39,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]:
+def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]:  # noqa: PLR0911
     """Make the executor that is asked for, or for ``auto`` the one that is expected to be faster, and say why.
 
     ``steps`` are the optimiser steps of a usual job, by client.

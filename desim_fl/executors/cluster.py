@@ -28,7 +28,7 @@ from desim_fl.executors.seat import Placement
 from desim_fl.executors.shelf import Recipe
 
 if TYPE_CHECKING:
-    from multiprocessing.connection import Connection
+    from collections.abc import Sequence
 
     from desim_fl.core import Model
     from desim_fl.executors.crew import Workers
@@ -74,6 +74,11 @@ class RayExecutor(PoolExecutor):
         if self._crew is None:
             self._crew = self._assembled(model.params, model.buffers)
 
+    @property
+    def pids(self) -> Sequence[int]:
+        """The process that talks to Ray."""
+        return [self._crew.pid] if isinstance(self._crew, RayCrew) else []
+
     def _new_crew(self, shelf: Shelf | None) -> Workers:
         crew = RayCrew(self, shelf)
         self.workers, self.nodes = len(crew.hands), crew.nodes
@@ -83,7 +88,7 @@ class RayExecutor(PoolExecutor):
 class Line:
     """A worker's share of the connection."""
 
-    def __init__(self, connection: Connection, number: int) -> None:
+    def __init__(self, connection: Any, number: int) -> None:
         self._connection, self._number = connection, number
 
     def send(self, messages: list[Any]) -> None:
@@ -99,8 +104,10 @@ class RayCrew:
         self._numbers, self._false_starts = itertools.count(), 0
         self._fates: dict[int, Fate] = {}
         self._address = plan.address
-        self._folder = None if plan.address is not None else tempfile.mkdtemp(prefix="desim-fl-ray-", dir=_short_folder())
-        self._output = tempfile.TemporaryFile()
+        self._folder = (
+            None if plan.address is not None else tempfile.mkdtemp(prefix="desim-fl-ray-", dir=_short_folder())
+        )
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close)
         self._recipe = Recipe(plan.task)
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -116,6 +123,11 @@ class RayCrew:
         except BaseException:
             self.close(at_once=True)
             raise
+
+    @property
+    def pid(self) -> int:
+        """Of the process that talks to Ray."""
+        return self._process.pid
 
     def _orders(self, plan: RayExecutor, shelf: Shelf | None) -> ray.Orders:
         device, model = getattr(plan.task, "device", None), fingerprint.named_model(plan.task)

@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _CODE = ("learning/*.py", "executors/*.py", "draws.py", "algebra.py", "core.py")
-_KERNELS = ("ATEN_CPU_CAPABILITY", "DNNL_", "ONEDNN_", "MKL_CBWR", "MKL_ENABLE", "NPY_DISABLE", "NPY_ENABLE", "GLIBC_TUNABLES")
+_KERNELS = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_",
+    "ONEDNN_",
+    "MKL_CBWR",
+    "MKL_ENABLE",
+    "NPY_DISABLE",
+    "NPY_ENABLE",
+    "GLIBC_TUNABLES",
+)
 
 
 class Mixed(Exception):  # noqa: N818  (a finding, told in a message of its own)

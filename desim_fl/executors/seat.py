@@ -48,7 +48,7 @@ def parcel(value: Packed, room: memoryview | None) -> Parcel:
     if not value.loose and room is not None:
         return value.head, value.sizes, np.frombuffer(room[: needed(value.sizes)], np.uint8)
     content = np.empty(needed(value.sizes), np.uint8)
-    for raw, span in zip(value.loose, spans(memoryview(content), value.sizes), strict=True):
+    for raw, span in zip(value.loose, spans(content.data, value.sizes), strict=True):
         span[:] = raw
     return value.head, value.sizes, content
 
@@ -64,7 +64,7 @@ def opened(value: Parcel, *, guard: bool = False) -> Any:
         protect(content)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")
-        return unpacked(Packed(head, sizes), memoryview(content), copy=not shared)
+        return unpacked(Packed(head, sizes), content.data, copy=not shared)
 
 
 def protect(content: np.ndarray) -> None:
@@ -87,9 +87,7 @@ class Seat:
         os.environ["OMP_NUM_THREADS"] = str(placement.threads)  # for tasks that use torch and do not pin it
         if "torch" in sys.modules:
             sys.modules["torch"].set_num_threads(placement.threads)
-        difference = fingerprint.differences(
-            placement.expected, fingerprint.facts(placement.device, placement.model)
-        )
+        difference = fingerprint.differences(placement.expected, fingerprint.facts(placement.device, placement.model))
         if difference:
             raise fingerprint.Mixed(difference)
         if placement.main is not None:
