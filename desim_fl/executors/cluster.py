@@ -64,7 +64,7 @@ class RayExecutor(PoolExecutor):
         if importlib.util.find_spec("ray") is None:
             raise RefusedError('[executor] name = "ray" needs Ray, an optional part: pip install "desim-fl[ray]"')
         if workers is None and address is None:
-            workers = max(1, cores() // threads)
+            workers = max(1, min(cores() // threads, most or cores()))
         super().__init__(task, workers or 0)
         self.address, self.threads, self.most, self.patience_s = address, threads, most, patience_s
         self.nodes = 0

@@ -106,7 +106,9 @@ class PoolExecutor:
     def _enqueue(self, due: int, params: Any, buffers: Any, steps: int, **what: Any) -> Ticket:
         self._check_open()
         key = (id(params), id(buffers))
-        shipment = self._models.setdefault(key, Shipment(key, params, buffers))
+        shipment = self._models.get(key)
+        if shipment is None:
+            shipment = self._models[key] = Shipment(key, params, buffers, next(self._numbers))
         shipment.users += 1
         ticket = Ticket(next(self._numbers), due, shipment, steps, **what)
         self._push(ticket)
@@ -134,9 +136,9 @@ class PoolExecutor:
             return
         del self._models[shipment.key]
         for hand in self._crew.hands:
-            if shipment.key in hand.models:
-                hand.models.discard(shipment.key)
-                hand.unsent.append(("drop", shipment.key))
+            if shipment.number in hand.models:
+                hand.models.discard(shipment.number)
+                hand.unsent.append(("drop", shipment.number))
         if shipment.place is not None and self._shelf is not None:
             self._shelf.give(shipment.place)
 
@@ -216,18 +218,18 @@ class PoolExecutor:
             return
         ticket.worker, hand.tickets[ticket.number] = hand.title, ticket
         kind = "score" if ticket.job is None else "train"
-        hand.models.add(ticket.shipment.key)
-        hand.tell(*model, (kind, ticket.number, ticket.shipment.key, ticket.place, subject, ticket.steps))
+        hand.models.add(ticket.shipment.number)
+        hand.tell(*model, (kind, ticket.number, ticket.shipment.number, ticket.place, subject, ticket.steps))
 
     def _shipped(self, hand: Hand, shipment: Shipment) -> tuple[Any, ...]:
         """Return what a worker must be told of a version; packs it when the first one needs it."""
-        if shipment.key in hand.models:
+        if shipment.number in hand.models:
             return ()
         if shipment.parcel is None:
             if self._shelf is not None:
                 shipment.place = self._shelf.take()
             shipment.parcel = packed((shipment.params, shipment.buffers), self._room(shipment.place))
-        return (("model", shipment.key, shipment.place, shipment.parcel),)
+        return (("model", shipment.number, shipment.place, shipment.parcel),)
 
     def _outbound(self, ticket: Ticket, job: Job) -> Packed:
         if self._shelf is not None:

@@ -41,6 +41,7 @@ class Shipment:
     key: tuple[int, int]  # ids of parameters and buffers, which this keeps alive
     params: Any
     buffers: Any
+    number: int  # what workers call it, since ids come again, perhaps before all have heard that a version has ended
     users: int = 0
     parcel: Packed | None = None
     place: int | None = None
