@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import queue
 import random
 import signal
 import subprocess
@@ -33,8 +32,12 @@ from desim_fl.eventlog import EventLog, MemorySink
 from desim_fl.executors import bridge as bridging
 from desim_fl.executors import fingerprint
 from desim_fl.executors.cluster import RayExecutor
+from desim_fl.executors.crew import Fate, Hand
 from desim_fl.executors.inline import InlineExecutor
 from desim_fl.executors.packing import packed
+from desim_fl.executors.pool import PoolExecutor
+from desim_fl.executors.seat import opened, parcel
+from desim_fl.executors.tickets import Shipment, Ticket
 from desim_fl.learning import models
 from desim_fl.learning.optimizers import OptimizerSettings
 from desim_fl.scenario import load
@@ -288,19 +291,23 @@ def test_a_version_s_name_never_comes_again(host, number, monkeypatch):
     assert len(names) == len(set(names)) == 12
 
 
+def _bridge(said: list, kept: list) -> bridging.Bridge:
+    """A bridge to a Ray that only takes notes: three workers, on node "a", which is the one that lives."""
+    bridge = bridging.Bridge.__new__(bridging.Bridge)
+    bridge._ray = SimpleNamespace(
+        put=lambda value: kept.append(value) or len(kept),
+        kill=lambda actor: None,
+        nodes=lambda: [{"Alive": True, "NodeID": "a"}, {"Alive": False, "NodeID": "b"}],
+    )
+    bridge._connection, bridge._shelf = SimpleNamespace(send=said.append), None
+    bridge._places, bridge._versions = {n: bridging.Place(None, node="a") for n in range(3)}, {}
+    return bridge
+
+
 def test_versions_are_put_into_the_store_once_and_freed_with_their_last_worker():
     """Two workers are told of a version: one object; it goes when both have dropped it, or ended."""
     kept = []
-    bridge = bridging.Bridge.__new__(bridging.Bridge)
-    bridge._ray = SimpleNamespace(
-        put=lambda value: kept.append(value) or len(kept), kill=lambda actor: None, nodes=list
-    )
-    bridge._connection, bridge._shelf, bridge._inbox = (
-        SimpleNamespace(send=lambda message: None),
-        None,
-        queue.SimpleQueue(),
-    )
-    bridge._places, bridge._versions = {n: bridging.Place(None) for n in range(3)}, {}
+    bridge = _bridge([], kept)
     for worker in range(3):
         bridge._obey(worker, "model", "key", None, packed((np.ones(9), None)))
     assert len(kept) == 1
@@ -309,6 +316,44 @@ def test_versions_are_put_into_the_store_once_and_freed_with_their_last_worker()
     assert list(bridge._versions) == ["key"]
     bridge._obey(2, "drop", "key")
     assert bridge._versions == {}
+
+
+def test_a_node_that_dies_counts_against_no_job(tmp_path):
+    """The bridge tells a worker's death from its node's; a job whose nodes die again and again is still queued."""
+    said = []
+    bridge = _bridge(said, [])
+    bridge._places[1].node = "b"
+    for number, why in enumerate(
+        ("The actor is dead because its worker process has died. Some common causes", "?", "its node has died")
+    ):
+        bridge._lost(number, bridge._places[number], RuntimeError(why))
+    assert said == [
+        (0, ("ended", "its worker process has died.", True)),
+        (1, ("ended", "?", False)),
+        (2, ("ended", "its node has died", False)),
+    ]
+    executor = PoolExecutor(Errands(tmp_path), 1)
+    hand = Hand(0, None, None)
+    for blamed, failed in ((False, False), (False, False), (True, False), (False, False), (True, True)):
+        ticket = executor._jobs.get(0) or Ticket(0, 0, Shipment((0, 0), 1.0, None, 0, users=1), 4, job=errand(0))
+        executor._jobs[0], hand.tickets = ticket, {0: ticket}
+        executor._replace(SimpleNamespace(replace=lambda hand, blamed=blamed: Fate("lost", blamed)), hand)
+        assert (ticket.failure is not None) == failed
+
+
+def test_arrays_that_are_not_aligned_in_the_store_are_copied():
+    """Some kernels round differently on memory that is not aligned as torch aligns its own."""
+    head, sizes, content = parcel(packed((torch.arange(1 << 19, dtype=torch.int32), torch.ones(3))), None)
+    moved = np.empty(content.nbytes + 65, np.uint8)
+    for shift in (0, 1):
+        start = -moved.ctypes.data % 64 + shift
+        place = moved[start : start + content.nbytes]
+        place[:] = content
+        large, small = opened((head, sizes, place))
+        assert (large.data_ptr() == place.ctypes.data) == (shift == 0)
+        assert large.data_ptr() % 64 == 0
+        assert large.tolist() == list(range(1 << 19))
+        assert small.tolist() == [1.0] * 3
 
 
 def test_a_worker_that_dies_is_replaced_and_its_jobs_are_done_again(host, number):
@@ -529,6 +574,7 @@ import sys
 from pathlib import Path
 from ray_world import Errands, errand
 from desim_fl.executors.cluster import RayExecutor
+from desim_fl.executors.crew import Fate, Hand
 if __name__ == "__main__":
     executor = RayExecutor(Errands(Path(sys.argv[1])), 1)
     try:
