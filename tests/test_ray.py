@@ -282,13 +282,13 @@ def test_a_version_s_name_never_comes_again(host, number, monkeypatch):
         monkeypatch.setattr(
             hand.pipe, "send", lambda messages, send=hand.pipe.send: (told.extend(messages), send(messages))
         )
-    for n in range(12):
-        job = errand(number + n, params=torch.full((2000,), float(n)))
+    vector = torch.full((2000,), 1.0)  # the same id again and again, as another vector might have it
+    for n in range(4):
+        job = errand(number + n, params=vector)
         host.submit(job, n)
-        assert host.collect(job, 4).params[-1].item() == n + number + n
-        del job
+        assert host.collect(job, 4).params[-1].item() == 1.0 + number + n
     names = [message[1] for message in told if message[0] == "model"]
-    assert len(names) == len(set(names)) == 12
+    assert len(names) == len(set(names)) == 4
 
 
 def _bridge(said: list, kept: list) -> bridging.Bridge:
