@@ -574,9 +574,10 @@ import sys
 from pathlib import Path
 from ray_world import Errands, errand
 from desim_fl.executors.cluster import RayExecutor
-from desim_fl.executors.crew import Fate, Hand
+class Mine(Errands):
+    pass
 if __name__ == "__main__":
-    executor = RayExecutor(Errands(Path(sys.argv[1])), 1)
+    executor = RayExecutor(Mine(Path(sys.argv[1])), 1)
     try:
         for number in range(3):
             executor.submit(errand(number, "very slow" if number else None), number)
@@ -592,7 +593,10 @@ if __name__ == "__main__":
 
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGKILL])
 def test_ctrl_c_and_a_killed_parent_leave_nothing_behind(tmp_path, end):
-    """In the middle of a long job: Ctrl-C is the parent's alone, and ends quietly; without a parent Ray's processes end."""
+    """In the middle of a long job: Ctrl-C is the parent's alone, and ends quietly; without a parent Ray's processes end.
+
+    The task's class is defined in the script that was started, which workers load as the pool's do.
+    """
     (tmp_path / "parent.py").write_text(PROCESS)
     before = _folders()
     pipe = subprocess.PIPE

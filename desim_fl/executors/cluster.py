@@ -103,12 +103,11 @@ class RayCrew:
         self.hands: list[Hand] = []
         self._numbers, self._false_starts = itertools.count(), 0
         self._fates: dict[int, Fate] = {}
-        self._address = plan.address
+        self._address, self._recipe = plan.address, Recipe(plan.task)
         self._folder = (
             None if plan.address is not None else tempfile.mkdtemp(prefix="desim-fl-ray-", dir=_short_folder())
         )
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close)
-        self._recipe = Recipe(plan.task)
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
         orders = self._orders(plan, shelf)

@@ -74,4 +74,6 @@ def _source_digest() -> str:
 
 
 def _digest_of(path: str | Path | None) -> str:
-    return "absent" if path is None else hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
+    if path is None or not Path(path).is_file():  # built in, or a folder without code of its own
+        return "absent"
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
