@@ -208,22 +208,31 @@ def _pool(model: str) -> Executing:
     return Executing(PoolExecutor(task, cores()), task)
 
 
-def sides() -> dict[str, Callable[[str], Any]]:
-    """What is compared, by name; the last bare loop is the baseline of the ratios."""
+def _ray(model: str) -> Executing:
+    from desim_fl.executors.cluster import RayExecutor  # noqa: PLC0415
+
+    task = _task(model)
+    return Executing(RayExecutor(task, cores()), task)
+
+
+def sides(*, ray: bool = False) -> dict[str, Callable[[str], Any]]:
+    """What is compared, by name; the last bare loop is the baseline of the ratios. Ray's side is slow to start."""
     number = cores()
+    on_ray: dict[str, Callable[[str], Any]] = {f"desim-fl ray, {number} workers": _ray} if ray else {}
     return {
         "bare loop, 1 process": lambda model: BareLoop(model, 1),
         f"bare loop, {number} processes": lambda model: BareLoop(model, number),
         "desim-fl inline": _inline,
         f"desim-fl threads, {number}": _threads,
         f"desim-fl pool, {number} workers": _pool,
+        **on_ray,
     }
 
 
-def train(model: str, jobs: int, repeats: int) -> list[Figure]:
+def train(model: str, jobs: int, repeats: int, *, ray: bool = False) -> list[Figure]:
     """Measure every side ``repeats`` times, in turns, ``jobs`` jobs each time (a warm-up apart)."""
     running, starts = {}, {}
-    for side, start in sides().items():
+    for side, start in sides(ray=ray).items():
         began = perf_counter()
         running[side] = start(model)
         running[side].work(2 * cores())

@@ -175,6 +175,7 @@ def train(
     ] = None,
     repeats: Annotated[int, typer.Option("--repeats", min=1, help="Turns that each side takes.")] = 5,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs in each turn.")] = 24,
+    ray: Annotated[bool, typer.Option("--ray", help="On a local Ray instance too.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare local training by each executor with the bare PyTorch loop, in one and in several processes."""
@@ -185,7 +186,7 @@ def train(
         raise ScenarioError(f"--models {unknown[0]}: the models are {', '.join(measure.MODELS)}")
     found = {}
     for name in models or measure.MODELS:
-        figures = measure.train(name, jobs, repeats)
+        figures = measure.train(name, jobs, repeats, ray=ray)
         found[name] = [{**figure._asdict(), "mean": figure.mean, "sd": figure.sd} for figure in figures]
         if not as_json:
             typer.echo(measure.table(name, figures))

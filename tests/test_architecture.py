@@ -98,6 +98,7 @@ WALL_CLOCK = {
     "executors/choice.py",
     "executors/inline.py",
     "executors/threads.py",
+    "executors/bridge.py",
     "executors/worker.py",
     "run.py",
     "progress.py",

@@ -24,6 +24,12 @@ def test_bench_train_compares_all_sides_in_one_run():
     assert all(len(figure["rates"]) == 1 and figure["rates"][0] > 0 < figure["start_s"] for figure in figures)
 
 
+def test_ray_is_measured_where_it_is_asked_for():
+    """Its side comes last, beside all others."""
+    assert list(bench.sides(ray=True))[:-1] == list(bench.sides())
+    assert list(bench.sides(ray=True))[-1].startswith("desim-fl ray, ")
+
+
 def test_ratios_are_to_the_bare_loop_in_all_processes():
     """10, 20, 30 and 50 jobs/s beside a baseline of 20 are 0.5, 1, 1.5 and 2.5."""
     rates = {"one": 10.0, "all": 20.0, "inline": 30.0, "pool": 50.0}

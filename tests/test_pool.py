@@ -350,3 +350,14 @@ def test_workers_that_end_while_starting_are_a_named_error(tmp_path):
     for pid in pids:
         with pytest.raises(ProcessLookupError):
             os.kill(pid, 0)
+
+
+def test_after_workers_failed_nothing_waits(tmp_path):
+    """What else was asked for is an error too, at once, and not a wait for workers that are no more."""
+    executor = PoolExecutor(Vanishing(tmp_path), 1)
+    executor.submit(plain_job(0), 0)
+    promise = executor.evaluate(Model(1, 2.0))
+    with pytest.raises(RunError, match="end while starting"):
+        executor.collect(plain_job(0), 4)
+    with pytest.raises(RunError, match=r"closed .*end while starting"):
+        promise()

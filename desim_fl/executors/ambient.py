@@ -7,17 +7,25 @@ from typing import Any
 
 
 def captured() -> dict[str, Any]:
-    """Return the settings of this process; empty where torch is not loaded."""
+    """Return the settings of this process; empty where torch is not loaded or nothing was set, so that none loads it."""
     torch: Any = sys.modules.get("torch")
     if torch is None:
         return {}
-    return {
+    found = {
         "dtype": torch.get_default_dtype(),
         "precision": torch.get_float32_matmul_precision(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "warn_only": torch.is_deterministic_algorithms_warn_only_enabled(),
         "mkldnn": torch.backends.mkldnn.enabled,
     }
+    untouched = {
+        "dtype": torch.float32,
+        "precision": "highest",
+        "deterministic": False,
+        "warn_only": False,
+        "mkldnn": True,
+    }
+    return {} if found == untouched else found
 
 
 def applied(settings: dict[str, Any]) -> None:

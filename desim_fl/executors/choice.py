@@ -27,12 +27,17 @@ _PROBED_STEPS = 3
 
 
 class Wish(NamedTuple):
-    """What the scenario asks for, and how many jobs are expected (``None`` = unknown, taken for many)."""
+    """What the scenario asks for, and how many jobs are expected (``None`` = unknown, taken for many).
+
+    ``address`` is a Ray cluster's; ``most`` are the jobs in flight at once, beyond which workers would idle.
+    """
 
     name: str
     workers: int | None
     threads_per_job: int
     jobs: int | None
+    address: str | None = None
+    most: int | None = None
 
 
 def cores() -> int:
@@ -57,6 +62,8 @@ def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]
         return InlineExecutor(task), "asked for"
     if wish.name == "threads":
         return _threads(task, workers), f"asked for, {workers} threads"
+    if wish.name == "ray":
+        return _ray(task, wish)
     if wish.name == "pool" or (wish.workers or 1) > 1:
         return _pool(task, workers), f"asked for, {workers} workers"
     return _auto(task, wish.jobs, workers, steps)
@@ -144,6 +151,21 @@ def _pool(task: Task, workers: int) -> Executor:
 
 def _cost(task: Task, jobs: int | None, steps: Sequence[int]) -> Cost:
     """Time a few steps of the client with most of them."""
+
+
+def _ray(task: Task, wish: Wish) -> tuple[Executor, str]:
+    from desim_fl.executors.cluster import RayExecutor  # noqa: PLC0415
+
+    executor = RayExecutor(task, wish.workers, wish.address, threads=wish.threads_per_job, most=wish.most)
+    executor.start(task.initial())
+    where = "a Ray instance of this machine" if wish.address is None else f"the Ray cluster at {wish.address}"
+    return executor, f"asked for, {executor.workers} workers on {where} ({executor.nodes} nodes)"
+
+
+def _expected_s(task: Task, jobs: int | None, steps: Sequence[int]) -> float | None:
+    """Seconds that all jobs would take one after the other, from a few steps of the client with most of them."""
+    if jobs is None:
+        return None
     client = max(range(len(steps)), key=lambda index: steps[index])
     count = min(_PROBED_STEPS, steps[client])
     if count == 0:

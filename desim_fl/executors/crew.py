@@ -1,4 +1,7 @@
-"""The pool's processes: started, listened to, replaced and ended here; what they work at is the pool's business."""
+"""The pool's processes: started, listened to, replaced and ended here; what they work at is the pool's business.
+
+``Crew`` is that of one machine; :mod:`desim_fl.executors.cluster` has another, whose workers are on a Ray cluster.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ import selectors
 import signal
 from dataclasses import dataclass, field
 from multiprocessing import resource_tracker
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from desim_fl.errors import RunError
 from desim_fl.executors import ambient, worker
@@ -32,16 +35,59 @@ class Hand:
     number: int
     process: Any
     pipe: Any
+    where: str = ""  # the node it is on, where there are several
     ready: bool = False
     tickets: dict[int, Any] = field(default_factory=dict)
     models: set[Any] = field(default_factory=set)
     unsent: list[Any] = field(default_factory=list)
+
+    @property
+    def title(self) -> str:
+        """What errors call it."""
+        return f"worker {self.number}{self.where}"
 
     def tell(self, *messages: Any) -> None:
         """Send messages, and before them those put off until now: each time wakes the worker, which costs most."""
         bundle, self.unsent = [*self.unsent, *messages], []
         with contextlib.suppress(OSError):  # that it is gone is noticed, and mended, where its answers are taken in
             self.pipe.send(bundle)
+
+
+class Heard(NamedTuple):
+    """What a worker said, and whether it has ended."""
+
+    hand: Hand
+    messages: list[Any]
+    ended: bool
+
+
+class Fate(NamedTuple):
+    """What became of a worker; ``blamed``: whether that may be the fault of the job that it was at."""
+
+    why: str
+    blamed: bool = True
+
+
+class Workers(Protocol):
+    """Who does what the pool hands out: processes of this machine, or of a cluster."""
+
+    hands: list[Hand]
+
+    def wait(self, timeout: float | None) -> list[Heard]:
+        """Listen to all; wait for the first word if ``timeout`` is ``None``."""
+        ...
+
+    def started(self, hand: Hand) -> None:
+        """Take note that a worker is ready."""
+        ...
+
+    def replace(self, hand: Hand) -> Fate:
+        """Get another worker for one that ended."""
+        ...
+
+    def close(self, *, at_once: bool = False) -> None:
+        """End all workers."""
+        ...
 
 
 class Crew:
@@ -69,7 +115,7 @@ class Crew:
         process = self._context.Process(
             target=worker.main, args=(theirs, orders), name=f"desim-fl worker {number}", daemon=True
         )
-        with _undisturbed():
+        with undisturbed():
             process.start()
         theirs.close()
         hand = Hand(number, process, mine)
@@ -77,20 +123,31 @@ class Crew:
         self._selector.register(process.sentinel, selectors.EVENT_READ, hand)
         return hand
 
-    def wait(self, timeout: float | None) -> list[tuple[Hand, bool]]:
-        """Return who has something to say or has ended (``True``), waiting for the first if ``timeout`` is ``None``."""
-        heard: dict[int, tuple[Hand, bool]] = {}
+    def wait(self, timeout: float | None) -> list[Heard]:
+        """Return who has something to say or has ended, waiting for the first if ``timeout`` is ``None``."""
+        speaking: dict[int, tuple[Hand, bool]] = {}
         for key, _ in self._selector.select(timeout):
             hand: Hand = key.data
             ended = key.fd == hand.process.sentinel
-            heard[hand.number] = (hand, ended or heard.get(hand.number, (hand, False))[1])
-        return list(heard.values())
+            speaking[hand.number] = (hand, ended or speaking.get(hand.number, (hand, False))[1])
+        return [self._said(hand, ended=ended) for hand, ended in speaking.values()]
+
+    def _said(self, hand: Hand, *, ended: bool) -> Heard:
+        """Read a worker's next message, or all up to the last word of one that ended."""
+        messages = []
+        try:
+            messages.append(hand.pipe.recv())
+            while ended and hand.pipe.poll():
+                messages.append(hand.pipe.recv())
+        except (EOFError, OSError):
+            ended = True
+        return Heard(hand, messages, ended)
 
     def started(self, hand: Hand) -> None:
         """Take note that a worker is ready."""
         hand.ready, self._false_starts = True, 0
 
-    def replace(self, hand: Hand) -> str:
+    def replace(self, hand: Hand) -> Fate:
         """Hire another worker for one that ended; returns what became of it.
 
         Raises ``RunError`` where workers end before they are ready, again and again.
@@ -106,7 +163,7 @@ class Crew:
                     'if __name__ == "__main__":, or executor.name = "inline" would do without workers'
                 )
         self.hands.insert(place, self._hired(next(self._numbers)))
-        return fate
+        return Fate(fate)
 
     def _buried(self, hand: Hand) -> str:
         """Forget a worker that ended, or that closed its pipe and is made to end."""
@@ -140,7 +197,7 @@ class Crew:
 
 
 @contextlib.contextmanager
-def _undisturbed() -> Iterator[None]:
+def undisturbed() -> Iterator[None]:
     """Keep Ctrl-C from a process that is being started until it can ignore it; this one hears it a little later."""
     resource_tracker.ensure_running()  # multiprocessing's own helper; on its way up it would unblock the signal again
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

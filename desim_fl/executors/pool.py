@@ -14,8 +14,8 @@ import traceback
 from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Job, Model, Outcome, Promise
-from desim_fl.errors import JobError, LawError, RunError
-from desim_fl.executors.crew import Crew, Hand
+from desim_fl.errors import DesimError, JobError, LawError, RunError
+from desim_fl.executors.crew import Crew, Hand, Workers
 from desim_fl.executors.inline import Wall, checked
 from desim_fl.executors.packing import Packed, full, needed, packed, unpacked
 from desim_fl.executors.shelf import Shelf
@@ -42,7 +42,7 @@ class PoolExecutor:
     def __init__(self, task: Task, workers: int) -> None:
         self.task, self.workers = task, workers
         self.wall: list[Wall] = []
-        self._crew: Crew | None = None  # hired when first needed
+        self._crew: Workers | None = None  # hired when first needed
         self._shelf: Shelf | None = None
         self._numbers = itertools.count()
         self._queue: list[tuple[int, int, Ticket]] = []
@@ -50,7 +50,7 @@ class PoolExecutor:
         self._models: dict[tuple[int, int], Shipment] = {}
         self._latest = 0
         self._pace_s = _SHORT_S  # seconds of recent jobs, smoothed
-        self._closed = False
+        self._closed, self._ended_by = False, ""
 
     # ---- the executor's side
 
@@ -106,7 +106,9 @@ class PoolExecutor:
     def _enqueue(self, due: int, params: Any, buffers: Any, steps: int, **what: Any) -> Ticket:
         self._check_open()
         key = (id(params), id(buffers))
-        shipment = self._models.setdefault(key, Shipment(key, params, buffers))
+        shipment = self._models.get(key)
+        if shipment is None:
+            shipment = self._models[key] = Shipment(key, params, buffers, next(self._numbers))
         shipment.users += 1
         ticket = Ticket(next(self._numbers), due, shipment, steps, **what)
         self._push(ticket)
@@ -115,7 +117,7 @@ class PoolExecutor:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise RunError("the pool of workers is closed")
+            raise RunError(f"the pool of workers is closed{self._ended_by}")
 
     def _push(self, ticket: Ticket) -> None:
         heapq.heappush(self._queue, (ticket.due, ticket.number, ticket))
@@ -139,9 +141,9 @@ class PoolExecutor:
             return
         del self._models[shipment.key]
         for hand in self._crew.hands:
-            if shipment.key in hand.models:
-                hand.models.discard(shipment.key)
-                hand.unsent.append(("drop", shipment.key))
+            if shipment.number in hand.models:
+                hand.models.discard(shipment.number)
+                hand.unsent.append(("drop", shipment.number))
         if shipment.place is not None and self._shelf is not None:
             self._shelf.give(shipment.place)
 
@@ -158,7 +160,7 @@ class PoolExecutor:
             return ticket.result
         if ticket.job is None:
             raise RunError(f"evaluating version {ticket.version} failed: {ticket.failure}") from ticket.failure
-        job, name = ticket.job, self.name if ticket.worker is None else f"{self.name}, worker {ticket.worker}"
+        job, name = ticket.job, self.name if ticket.worker is None else f"{self.name}, {ticket.worker}"
         summary = str(ticket.failure).splitlines()[0]
         raise JobError(job.id, job.client, job.version, name, summary) from ticket.failure
 
@@ -170,23 +172,35 @@ class PoolExecutor:
         try:
             crew = self._crew or self._hire()
             self._hand_out(crew)
-            for hand, ended in crew.wait(timeout):
-                self._take_in(crew, hand, ended=ended)
+            for hand, messages, ended in crew.wait(timeout):
+                for message in messages:
+                    self._hear(crew, hand, *message)
+                if ended:
+                    self._replace(crew, hand)
             self._hand_out(crew)
-        except KeyboardInterrupt:  # perhaps in the middle of a message: nobody here can be understood any more
+        except (KeyboardInterrupt, DesimError) as error:
+            # Perhaps in the middle of a message, or there is nobody left: who waits for anything else must not wait.
             self._end(at_once=True)
+            self._ended_by = f" ({error})" if isinstance(error, DesimError) else ""
             raise
 
-    def _hire(self) -> Crew:
+    def _hire(self) -> Workers:
         """Start the workers; the first version that is to be sent says how large a place in the shelf must be."""
         first = next(iter(self._models.values()))
-        size = needed(packed((first.params, first.buffers)).sizes)
-        if size >= _WORTH_SHARING:
-            self._shelf = Shelf.fitting(2 * size)  # an outcome may hold a client's own buffers beside the model's
-        self._crew = Crew(self.task, self.workers, self._shelf)
+        self._crew = self._assembled(first.params, first.buffers)
         return self._crew
 
-    def _hand_out(self, crew: Crew) -> None:
+    def _assembled(self, params: Any, buffers: Any) -> Workers:
+        """Make the shelf, with places for a version like this one, and the workers that see it."""
+        size = needed(packed((params, buffers)).sizes)
+        if size >= _WORTH_SHARING:
+            self._shelf = Shelf.fitting(2 * size)  # an outcome may hold a client's own buffers beside the model's
+        return self._new_crew(self._shelf)
+
+    def _new_crew(self, shelf: Shelf | None) -> Workers:
+        return Crew(self.task, self.workers, shelf)
+
+    def _hand_out(self, crew: Workers) -> None:
         """Give the most urgent tickets to the workers with the least to do."""
         most = _QUEUED if self._pace_s < _SHORT_S else 1
         while self._queue:
@@ -207,20 +221,20 @@ class PoolExecutor:
             reason = f"it cannot be sent to a worker: {type(error).__name__}: {error}"
             self._finish(ticket, failure=WorkerError(f"{reason}\n{traceback.format_exc()}"))
             return
-        ticket.worker, hand.tickets[ticket.number] = hand.number, ticket
+        ticket.worker, hand.tickets[ticket.number] = hand.title, ticket
         kind = "score" if ticket.job is None else "train"
-        hand.models.add(ticket.shipment.key)
-        hand.tell(*model, (kind, ticket.number, ticket.shipment.key, ticket.place, subject, ticket.steps))
+        hand.models.add(ticket.shipment.number)
+        hand.tell(*model, (kind, ticket.number, ticket.shipment.number, ticket.place, subject, ticket.steps))
 
     def _shipped(self, hand: Hand, shipment: Shipment) -> tuple[Any, ...]:
         """Return what a worker must be told of a version; packs it when the first one needs it."""
-        if shipment.key in hand.models:
+        if shipment.number in hand.models:
             return ()
         if shipment.parcel is None:
             if self._shelf is not None:
                 shipment.place = self._shelf.take()
             shipment.parcel = packed((shipment.params, shipment.buffers), self._room(shipment.place))
-        return (("model", shipment.key, shipment.place, shipment.parcel),)
+        return (("model", shipment.number, shipment.place, shipment.parcel),)
 
     def _outbound(self, ticket: Ticket, job: Job) -> Packed:
         if self._shelf is not None:
@@ -230,20 +244,9 @@ class PoolExecutor:
     def _room(self, place: int | None) -> memoryview | None:
         return None if place is None or self._shelf is None else self._shelf.room(place)
 
-    def _take_in(self, crew: Crew, hand: Hand, *, ended: bool) -> None:
-        """Hear what a worker says; replace one that ended, after its last word."""
-        try:
-            self._hear(crew, hand, *hand.pipe.recv())
-            while ended and hand.pipe.poll():
-                self._hear(crew, hand, *hand.pipe.recv())
-        except (EOFError, OSError):
-            ended = True
-        if ended:
-            self._replace(crew, hand)
-
-    def _hear(self, crew: Crew, hand: Hand, kind: str, number: int, content: Any, more: Any) -> None:
+    def _hear(self, crew: Workers, hand: Hand, kind: str, number: int, content: Any, more: Any) -> None:
         if kind == "broken":
-            raise RunError(f"the pool's workers cannot rebuild the task: {content}") from WorkerError(more)
+            raise RunError(f"workers cannot rebuild the task: {content}") from WorkerError(more)
         if kind == "ready":
             crew.started(hand)
             return
@@ -281,16 +284,16 @@ class PoolExecutor:
             self._shelf.give(ticket.place)
         ticket.place = None
 
-    def _replace(self, crew: Crew, hand: Hand) -> None:
+    def _replace(self, crew: Workers, hand: Hand) -> None:
         """Hire another worker for one that died; queue again what it had, unless it was the second death on that."""
         fate = crew.replace(hand)
         for position, ticket in enumerate(hand.tickets.values()):
             self._clear(ticket)
-            ticket.deaths += position == 0  # those behind had not been begun
+            ticket.deaths += position == 0 and fate.blamed  # those behind had not been begun
             if not ticket.wanted:
                 self._finish(ticket)
             elif ticket.deaths >= _DEATHS:
-                self._finish(ticket, WorkerError(f"the worker died ({fate}), {ticket.deaths} times on this job"))
+                self._finish(ticket, WorkerError(f"the worker died ({fate.why}), {ticket.deaths} times on this job"))
             else:
                 ticket.waiting = True
                 self._push(ticket)

@@ -148,10 +148,15 @@ class Recipe:
 
 def rebuilt(parcel: Packed, lent: Lent) -> Task:
     """Make the task in a worker; its arrays are mapped, and what a worker writes into them stays its own."""
+    return unpacked(parcel, mapped(lent), copy=False)
+
+
+def mapped(lent: Lent) -> memoryview:
+    """Look at lent memory; what is written into it stays this process's own."""
     descriptor = lent.handle.detach()
-    mapped = mmap.mmap(descriptor, lent.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    memory = mmap.mmap(descriptor, lent.size, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     os.close(descriptor)
-    return unpacked(parcel, memoryview(mapped), copy=False)
+    return memoryview(memory)
 
 
 def _moved(mine: Any, room: memoryview) -> None:

@@ -29,7 +29,7 @@ class Ticket:
     result: Any = None
     failure: WorkerError | None = None
     deaths: int = 0  # of workers, while they were at it
-    worker: int | None = None  # who has it now, or had it last
+    worker: str | None = None  # who has it now, or had it last
     waiting: bool = True  # for a worker
     place: int | None = None  # in the shelf: the job on its way out, the outcome on its way back
 
@@ -41,6 +41,7 @@ class Shipment:
     key: tuple[int, int]  # ids of parameters and buffers, which this keeps alive
     params: Any
     buffers: Any
+    number: int  # what workers call it, since ids come again, perhaps before all have heard that a version has ended
     users: int = 0
     parcel: Packed | None = None
     place: int | None = None

@@ -17,7 +17,7 @@ import traceback
 from time import perf_counter  # provenance only: real seconds never enter virtual time
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from desim_fl.core import Model
+from desim_fl.core import Job, Model
 from desim_fl.executors import ambient
 from desim_fl.executors.packing import Packed, lean, packed, unpacked
 from desim_fl.executors.shelf import Lent, Shelf, rebuilt
@@ -49,7 +49,7 @@ def main(connection: Connection, orders: Orders) -> None:
         ambient.applied(orders.settings)
         task = rebuilt(*orders.recipe)
     except BaseException as error:  # noqa: BLE001  (the parent raises it)
-        connection.send(("broken", -1, *_told(error)))
+        connection.send(("broken", -1, *told(error)))
         return
     shelf = None if orders.shelf is None else Shelf.borrowed(orders.shelf)
     desk = Desk(task, shelf)
@@ -72,9 +72,20 @@ def _read(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
         os._exit(_ORPHANED)
 
 
-def _told(error: BaseException) -> tuple[str, str]:
+def told(error: BaseException) -> tuple[str, str]:
     """An error in one line, and its traceback."""
     return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+
+
+def performed(task: Task, model: tuple[Any, Any], subject: Any, steps: int) -> tuple[Any, float]:
+    """Train the job ``subject``, or score the version of that number; the result and its real seconds."""
+    params, buffers = model
+    begin = perf_counter()
+    if not isinstance(subject, Job):
+        return tuple(task.evaluate(Model(subject, params, buffers))), perf_counter() - begin
+    job = subject._replace(params=params, buffers=buffers)
+    outcome = task.train(job, steps)
+    return lean(outcome, job), perf_counter() - begin
 
 
 class Desk:
@@ -98,20 +109,12 @@ class Desk:
 
     def _answer(self, kind: str, ticket: int, key: Any, place: int | None, subject: Any, steps: int) -> tuple[Any, ...]:
         try:
-            params, buffers = unpacked(self.models[key][1], self._room(self.models[key][0]), copy=False)
-            if kind == "score":
-                begin = perf_counter()
-                result = tuple(self.task.evaluate(Model(subject, params, buffers)))
-                seconds = perf_counter() - begin
-            else:
-                job = unpacked(subject, self._room(place))._replace(params=params, buffers=buffers)
-                begin = perf_counter()
-                outcome = self.task.train(job, steps)
-                seconds = perf_counter() - begin
-                result = lean(outcome, job)
+            model = unpacked(self.models[key][1], self._room(self.models[key][0]), copy=False)
+            subject = subject if kind == "score" else unpacked(subject, self._room(place))
+            result, seconds = performed(self.task, model, subject, steps)
             return "done", ticket, packed(result, self._room(place)), seconds
         except BaseException as error:  # noqa: BLE001  (the parent raises it, with the job's name)
-            return "failed", ticket, *_told(error)
+            return "failed", ticket, *told(error)
 
     def _room(self, place: int | None) -> memoryview | None:
         return None if place is None or self.shelf is None else self.shelf.room(place)

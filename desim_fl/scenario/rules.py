@@ -204,6 +204,12 @@ def _workers(executor: Executor) -> Iterator[Problem]:
         yield Problem(("executor", "device"), text)
 
 
+def _address(executor: Executor) -> Iterator[Problem]:
+    if executor.name != "ray" and executor.address is not None:
+        text = f'address must not be given with name = "{executor.name}"; it belongs to "ray"'
+        yield Problem(("executor", "address"), text, (("executor", "name"),))
+
+
 def _args(section: str, table: Table) -> Iterator[Problem]:
     for loc, value in _leaves((section, "args"), getattr(table, "args", {})):
         if len(loc) > ARGS_DEPTH:
@@ -249,6 +255,7 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_order, ("clients", "run")),
     (_stop_rule, ("run",)),
     (_workers, ("executor",)),
+    (_address, ("executor",)),
     (lambda model: _args("model", model), ("model",)),
     (lambda strategy: _args("strategy", strategy), ("strategy",)),
 )

@@ -13,6 +13,7 @@ from desim_fl.scenario.training import CUSTOM, Args, tag_of
 
 DEFAULT_STRATEGY = "fedbuff"
 SEED_MAX = 2**64 - 1
+ADDRESS = r"^(auto|(ray://)?[^\s/:]+:[0-9]{1,5}|(ray://)?\[[0-9a-fA-F:.]+\]:[0-9]{1,5})$"  # of a Ray cluster
 
 Cohort = Annotated[int, Field(ge=1, le=CLIENT_MAX)]
 
@@ -149,14 +150,20 @@ class Run(Table):
 class Executor(Table):
     """Where training takes place. Nothing here changes the timeline."""
 
-    name: Literal["auto", "inline", "threads", "pool"] = Field(
+    name: Literal["auto", "inline", "threads", "pool", "ray"] = Field(
         default="auto",
-        description="Which executor: in this process, its threads, worker processes, or whichever is faster.",
+        description="Which executor: in this process, its threads, worker processes, workers on a Ray cluster, or "
+        "whichever of the first three is faster.",
     )
     device: Literal["cpu", "cuda", "auto"] = Field(default="cpu", description="Where the tensors live.")
     threads_per_job: Annotated[int, Field(ge=1, le=4096)] = Field(default=1, description="CPU threads a job may use.")
     workers: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None, description="Jobs trained side by side; absent = the executor's own choice."
+    )
+    address: Annotated[str, Field(pattern=ADDRESS, max_length=300)] | None = Field(
+        default=None,
+        description='Which Ray cluster to join: "auto", "host:port" or "ray://host:port". Absent = an instance of this '
+        'machine\'s own. Only with name = "ray".',
     )
     reuse: bool = Field(
         default=False,

@@ -1,0 +1,79 @@
+"""What decides the last bits of a result where a task runs, so that a cluster of unlike machines is noticed.
+
+The facts of :func:`desim_fl.learning.identity.machine`, and what is taken for granted on one machine: Python, the
+environment variables that choose kernels, and the source of what trains.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from desim_fl import __version__
+from desim_fl.learning.facts import source_file
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_CODE = ("learning/*.py", "executors/*.py", "draws.py", "algebra.py", "core.py")
+_KERNELS = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_",
+    "ONEDNN_",
+    "MKL_CBWR",
+    "MKL_ENABLE",
+    "NPY_DISABLE",
+    "NPY_ENABLE",
+    "GLIBC_TUNABLES",
+)
+
+
+class Mixed(Exception):  # noqa: N818  (a finding, told in a message of its own)
+    """A worker's fingerprint is not the one that was expected."""
+
+
+def facts(device: Any, model: str | None = None) -> dict[str, str]:
+    """Facts by name, of this process; those of torch only where there is a ``device``, those of a model if named."""
+    kernels = sorted(item for item in os.environ.items() if item[0].startswith(_KERNELS))
+    found = {
+        "desim-fl": f"{__version__} {_source_digest()}",
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "kernels": " ".join(f"{name}={value}" for name, value in kernels),
+    }
+    if model is not None:
+        found["model source"] = _digest_of(source_file(model))
+    if device is not None:
+        from desim_fl.learning.identity import machine  # noqa: PLC0415  (needs torch)
+
+        found |= machine(device)
+    return found
+
+
+def named_model(task: Any) -> str | None:
+    """The module of a user's model factory, if a task's model is one (``"module:factory"``)."""
+    model = getattr(task, "model", None)
+    name = model.args[0] if isinstance(model, partial) and model.args else None
+    return name.partition(":")[0] if isinstance(name, str) and ":" in name else None
+
+
+def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
+    """What is not the same, in one line; empty where everything is."""
+    names = [name for name in expected if found.get(name) != expected[name]]
+    return "; ".join(f"{name} is {found.get(name)!r} there, {expected[name]!r} here" for name in names)
+
+
+def _source_digest() -> str:
+    files = sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern))
+    return hashlib.sha256("".join(_digest_of(path) for path in files).encode()).hexdigest()[:12]
+
+
+def _digest_of(path: str | Path | None) -> str:
+    if path is None or not Path(path).is_file():  # built in, or a folder without code of its own
+        return "absent"
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()[:12]
