@@ -221,7 +221,7 @@ def _executor(
     from desim_fl.executors.choice import Wish, choose, reusing  # noqa: PLC0415  (plan needs none that trains)
 
     asked = scenario.executor
-    wish = Wish(asked.name, asked.workers, asked.threads_per_job, _expected_jobs(scenario))
+    wish = Wish(asked.name, asked.workers, asked.threads_per_job, _expected_jobs(scenario), asked.width)
     steps = [assignment.work(client, None).steps or 0 for client in range(len(people))]
     executor, reason = choose(task, wish, steps)
     return (reusing(executor, task, asked.reuse_limit_gb) if asked.reuse else executor), reason

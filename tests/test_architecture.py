@@ -92,6 +92,7 @@ WALL_CLOCK = {
     "bench.py",
     "executors/choice.py",
     "executors/inline.py",
+    "executors/vmap.py",
     "executors/worker.py",
     "run.py",
     "progress.py",

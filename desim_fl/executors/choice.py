@@ -1,4 +1,4 @@
-"""Which executor a run gets, and why; the choice changes real time only, never a result."""
+"""Which executor a run gets, and why; but for vmap, which must be asked for, it changes real time only."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ class Wish(NamedTuple):
     workers: int | None
     threads_per_job: int
     jobs: int | None
+    width: int = 1
 
 
 def cores() -> int:
@@ -34,12 +35,14 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]:
+def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]:  # noqa: PLR0911  (one a case)
     """Make the executor that is asked for, or for ``auto`` the one that is expected to be faster, and say why.
 
     ``steps`` are the optimiser steps of a usual job, by client.
     """
     workers = wish.workers or max(1, cores() // wish.threads_per_job)
+    if wish.name == "vmap":
+        return _vmap(task, wish.width, workers)
     if wish.name == "inline":
         return InlineExecutor(task), "asked for"
     if wish.name == "pool" or (wish.workers or 1) > 1:
@@ -73,6 +76,13 @@ def _pool(task: Task, workers: int) -> Executor:
     from desim_fl.executors.pool import PoolExecutor  # noqa: PLC0415  (only a pool needs torch's multiprocessing)
 
     return PoolExecutor(task, workers)
+
+
+def _vmap(task: Task, width: int, lanes: int) -> tuple[Executor, str]:
+    from desim_fl.executors.vmap import VmapExecutor  # noqa: PLC0415  (as the pool)
+
+    executor = VmapExecutor(task, width, lanes)
+    return executor, f"vmap: {executor.reason}"
 
 
 def _expected_s(task: Task, jobs: int | None, steps: Sequence[int]) -> float | None:

@@ -149,13 +149,18 @@ class Run(Table):
 class Executor(Table):
     """Where training takes place. Nothing here changes the timeline."""
 
-    name: Literal["auto", "inline", "pool"] = Field(
-        default="auto", description="Which executor: in this process, worker processes, or whichever is faster."
+    name: Literal["auto", "inline", "pool", "vmap"] = Field(
+        default="auto",
+        description="Which executor: in this process, worker processes, whichever of the two is faster, or waiting jobs "
+        "in batches (vmap), whose results agree with the others' within a tolerance only.",
     )
     device: Literal["cpu", "cuda", "auto"] = Field(default="cpu", description="Where the tensors live.")
     threads_per_job: Annotated[int, Field(ge=1, le=4096)] = Field(default=1, description="CPU threads a job may use.")
     workers: Annotated[int, Field(ge=1, le=4096)] | None = Field(
         default=None, description="Jobs trained side by side; absent = the executor's own choice."
+    )
+    width: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=16, description="With vmap: waiting jobs that are trained together. Results depend on it, in last bits."
     )
     reuse: bool = Field(
         default=False,
@@ -164,3 +169,7 @@ class Executor(Table):
     reuse_limit_gb: Annotated[float, Field(gt=0, le=1e6)] = Field(
         default=2.0, description="Largest size of that folder; what was not used for longest goes first."
     )
+
+    def idle(self) -> frozenset[str]:
+        """Return ``width`` where jobs are not trained together."""
+        return frozenset() if self.name == "vmap" else frozenset({"width"})

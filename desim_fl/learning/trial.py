@@ -1,0 +1,146 @@
+"""Whether and how a model can be batched: a few steps of made-up jobs, batched and one by one, must agree.
+
+Everything happens on copies: neither the task's module nor any client's state takes part.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import torch
+
+from desim_fl.core import Work
+from desim_fl.learning import batches, local, randomness
+from desim_fl.learning.batched import TOLERANCE, Batched, Ended, Traits
+from desim_fl.learning.local import batch_loss
+from desim_fl.learning.ragged import Course
+from desim_fl.learning.stacked import Member
+from desim_fl.learning.vectors import ModuleState
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from torch import Tensor
+
+    from desim_fl.learning.classification import ClassificationTask
+
+_LR = 1e-3
+_STEADY = 1e-6  # of a tensor's length: what rounding alone may move it
+_SCALES = (1.0, 1.01, 0.99)  # of version 0's parameters, so that the jobs start from different ones
+
+
+class Verdict(NamedTuple):
+    """How to batch a model (``None`` = not at all), and why so."""
+
+    traits: Traits | None
+    why: str
+
+
+def examine(task: ClassificationTask) -> Verdict:
+    """Find out how the jobs of a task can be batched."""
+    if task.draws_random:
+        return Verdict(None, "the model draws random numbers")
+    sizes = sorted({size for part in task.parts for size in batches.plan(len(part), task.batch_size)})
+    if not sizes:
+        return Verdict(None, "no client has a sample")
+    with randomness.pinned(task.threads), randomness.repeatable(task.device), torch.enable_grad():
+        return _tried(task, _members(task, sizes[0], sizes[-1]))
+
+
+def _tried(task: ClassificationTask, members: Sequence[Member]) -> Verdict:
+    unused, alone = _unused(task, members[-1]), [_alone(task, member) for member in members]
+    why = ""
+    for padded in (True, False):
+        traits = Traits(padded, unused)
+        try:
+            found = Batched(task, traits).trained(members)
+        except Exception as error:  # noqa: BLE001  (a model may refuse vmap in any way)
+            why = f"vmap cannot run the model ({_line(error)})"
+            continue
+        far = next(filter(None, (_apart(task.state, *each) for each in zip(members, alone, found, strict=True))), "")
+        if not far:
+            return Verdict(traits, "" if padded else "batches of one size at a time")
+        why = f"vmap gives another result than one job at a time ({far})"
+    return Verdict(None, why)
+
+
+def _line(error: Exception) -> str:
+    """An error in a few words."""
+    text = " ".join(str(error).split())
+    return f"{type(error).__name__}: {text[:100]}{'...' if len(text) > 100 else ''}"  # noqa: PLR2004
+
+
+def _members(task: ClassificationTask, smallest: int, largest: int) -> list[Member]:
+    """Three jobs of three, two and one steps, with the largest and the smallest batches that any client has."""
+    samples = max(task.parts, key=len)
+    few, many = (np.resize(samples, size) for size in (smallest, largest))
+    initial = task.initial()
+    courses = ([many, few, many], [few, many], [few])
+    return [
+        Member(initial.params * scale, initial.buffers, Course(course, [_LR] * len(course)))
+        for scale, course in zip(_SCALES, courses, strict=True)
+    ]
+
+
+def _fresh(task: ClassificationTask, member: Member) -> tuple[torch.nn.Module, ModuleState]:
+    """A module of one's own, in the state that a member starts from."""
+    module = copy.deepcopy(task.module)
+    state = ModuleState(module)
+    state.load(member.params, member.buffers)
+    for mine, (_, initial) in zip(state.scratch, task.state.scratch, strict=True):
+        mine[0].bind(initial.clone())
+    return module, state
+
+
+def _unused(task: ClassificationTask, member: Member) -> frozenset[str]:
+    """Names of the parameters that get no gradient, and which the optimiser therefore leaves alone."""
+    module, state = _fresh(task, member)
+    loss = batch_loss(module.train(), task.training.chosen(member.course.batches[0]))
+    gradients = torch.autograd.grad(loss, state.parameters, allow_unused=True)
+    return frozenset(name for name, gradient in zip(state.names, gradients, strict=True) if gradient is None)
+
+
+def _alone(task: ClassificationTask, member: Member) -> Ended:
+    """Train a member as the definition says."""
+    module, state = _fresh(task, member)
+    course = member.course
+    done = local.train(
+        module, state, task.training, sequence=[(0, batch) for batch in course.batches], steps=len(course.batches),
+        work=Work(1, len(course.batches), _LR), settings=task.optimizer,
+    )  # fmt: skip
+    return Ended(done, state.vector(), state.buffers(), None)
+
+
+def _apart(state: ModuleState, member: Member, alone: Ended, found: Ended) -> str:
+    """Name what of a batched result is too far from the right one; empty if nothing is."""
+    base, right, mine = (state.split(vector) for vector in (member.params, alone.params, found.params))
+    for name, value in right.items():
+        if deviation(base[name], value, mine[name]) > 1:
+            return f"parameter {name}"
+    for name, value in alone.buffers.items():
+        if deviation(member.buffers[name], value, found.buffers[name]) > 1:
+            return f"buffer {name}"
+    close = np.isclose(alone.done.loss or 0.0, found.done.loss or 0.0, rtol=TOLERANCE, atol=_STEADY)
+    return "" if close else "the loss"
+
+
+def deviation(base: Tensor, right: Tensor, found: Tensor) -> float:
+    """Say how far a batched tensor is from the right one, as a multiple of what is tolerated (NaN counts as infinite).
+
+    Tolerated is ``TOLERANCE`` times how far it moved from ``base``, plus what rounding may do to a tensor of its
+    length. Entries that are not floats must be equal.
+    """
+    if not right.dtype.is_floating_point:
+        return 0.0 if torch.equal(right, found) else float("inf")
+    wide = [value.double() for value in (base, right, found)]
+    allowed = TOLERANCE * (wide[1] - wide[0]).norm() + _STEADY * wide[1].norm()
+    apart = float((wide[2] - wide[1]).norm() / allowed.clamp_min(torch.finfo(torch.float32).tiny))
+    return apart if apart == apart else float("inf")  # noqa: PLR0124
+
+
+def deviations(state: ModuleState, base: Tensor, right: Tensor, found: Tensor) -> Mapping[str, float]:
+    """The deviation of each parameter in flat vectors, by name."""
+    parts = [state.split(vector) for vector in (base, right, found)]
+    return {name: deviation(*(part[name] for part in parts)) for name in parts[0]}
