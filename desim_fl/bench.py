@@ -185,7 +185,10 @@ def _vmap(model: str) -> Executing:
     from desim_fl.executors.vmap import VmapExecutor  # noqa: PLC0415
 
     task = _task(model)
-    return Executing(VmapExecutor(task, VMAP_WIDTH, cores()), task)
+    side = Executing(VmapExecutor(task, VMAP_WIDTH, cores()), task)
+    if side.executor.batched is not None:
+        side.work(4 * VMAP_WIDTH)  # so many come before its steps are recorded
+    return side
 
 
 def sides() -> dict[str, Callable[[str], Any]]:

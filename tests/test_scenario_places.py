@@ -200,7 +200,10 @@ GOOD = "[clients]\ncount = 4\n[run]\nmax_updates = 1\n"
         ("[model]\nhidden = 64\n", "bad.toml:6: [model] hidden must be a list, not 64"),
         ("[model]\nhidden = [\n  64,\n  0,\n]\n", "bad.toml:6: [model] hidden[1] must be at least 1, not 0"),
         ("[model]\nname = 'cnn'\nchannels = []\n", "bad.toml:7: [model] channels must have at least 1 entries, not 0"),
-        ("[executor]\nname = ''\n", 'bad.toml:6: [executor] name must be one of "auto", "inline", "pool", not ""'),
+        (
+            "[executor]\nname = ''\n",
+            'bad.toml:6: [executor] name must be one of "auto", "inline", "pool", "vmap", not ""',
+        ),
         (
             "[data]\nname = 3\n",
             'bad.toml:6: [data] name must be one of "fashion_mnist_6k", "blobs", "quadratic", not 3',

@@ -6,6 +6,7 @@ Everything happens on copies: neither the task's module nor any client's state t
 from __future__ import annotations
 
 import copy
+import math
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from desim_fl.learning.stacked import Member
 from desim_fl.learning.vectors import ModuleState
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from torch import Tensor
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 _LR = 1e-3
 _STEADY = 1e-6  # of a tensor's length: what rounding alone may move it
+_BESIDE = 1e-5  # of how far all tensors moved together
 _SCALES = (1.0, 1.01, 0.99)  # of version 0's parameters, so that the jobs start from different ones
 
 
@@ -73,11 +75,14 @@ def _line(error: Exception) -> str:
 
 
 def _members(task: ClassificationTask, smallest: int, largest: int) -> list[Member]:
-    """Three jobs of three, two and one steps, with the largest and the smallest batches that any client has."""
+    """Three jobs of three, two and one steps, with the largest and the smallest batches that any client has.
+
+    A size between them takes part too: a single sample, filled up with itself, would not show that samples are mixed.
+    """
     samples = max(task.parts, key=len)
-    few, many = (np.resize(samples, size) for size in (smallest, largest))
+    few, some, many = (np.resize(samples, size) for size in (smallest, -(-largest // 2), largest))
     initial = task.initial()
-    courses = ([many, few, many], [few, many], [few])
+    courses = ([many, some, few], [few, many], [some])
     return [
         Member(initial.params * scale, initial.buffers, Course(course, [_LR] * len(course)))
         for scale, course in zip(_SCALES, courses, strict=True)
@@ -115,32 +120,32 @@ def _alone(task: ClassificationTask, member: Member) -> Ended:
 
 def _apart(state: ModuleState, member: Member, alone: Ended, found: Ended) -> str:
     """Name what of a batched result is too far from the right one; empty if nothing is."""
-    base, right, mine = (state.split(vector) for vector in (member.params, alone.params, found.params))
-    for name, value in right.items():
-        if deviation(base[name], value, mine[name]) > 1:
-            return f"parameter {name}"
-    for name, value in alone.buffers.items():
-        if deviation(member.buffers[name], value, found.buffers[name]) > 1:
-            return f"buffer {name}"
-    close = np.isclose(alone.done.loss or 0.0, found.done.loss or 0.0, rtol=TOLERANCE, atol=_STEADY)
-    return "" if close else "the loss"
+    far = deviations(state, member.params, alone.params, found.params)
+    far |= {
+        f"the buffer {name}": deviation(member.buffers[name], value, found.buffers[name])
+        for name, value in alone.buffers.items()
+    }
+    far["the loss"] = deviation(torch.zeros(()), *(torch.tensor(end.done.loss or 0.0) for end in (alone, found)))
+    return next((name for name, times in far.items() if times > 1), "")
 
 
-def deviation(base: Tensor, right: Tensor, found: Tensor) -> float:
+def deviation(base: Tensor, right: Tensor, found: Tensor, beside: float = 0.0, tolerance: float = TOLERANCE) -> float:
     """Say how far a batched tensor is from the right one, as a multiple of what is tolerated (NaN counts as infinite).
 
-    Tolerated is ``TOLERANCE`` times how far it moved from ``base``, plus what rounding may do to a tensor of its
-    length. Entries that are not floats must be equal.
+    Tolerated is ``tolerance`` times how far it moved from ``base``, plus what rounding may do to a tensor of its
+    length, or to one beside others that moved by ``beside``. Entries that are not floats must be equal.
     """
-    if not right.dtype.is_floating_point:
-        return 0.0 if torch.equal(right, found) else float("inf")
-    wide = [value.double() for value in (base, right, found)]
-    allowed = TOLERANCE * (wide[1] - wide[0]).norm() + _STEADY * wide[1].norm()
-    apart = float((wide[2] - wide[1]).norm() / allowed.clamp_min(torch.finfo(torch.float32).tiny))
-    return apart if apart == apart else float("inf")  # noqa: PLR0124
+    if right.shape != found.shape or not right.dtype.is_floating_point:
+        return 0.0 if torch.equal(right, found) else math.inf
+    start, end, mine = (value.double() for value in (base, right, found))
+    allowed = tolerance * (end - start).norm() + _STEADY * end.norm() + _BESIDE * beside
+    times = float((mine - end).norm() / allowed.clamp_min(torch.finfo(torch.float32).tiny))
+    return math.inf if math.isnan(times) else times
 
 
-def deviations(state: ModuleState, base: Tensor, right: Tensor, found: Tensor) -> Mapping[str, float]:
+def deviations(
+    state: ModuleState, base: Tensor, right: Tensor, found: Tensor, tolerance: float = TOLERANCE
+) -> dict[str, float]:
     """The deviation of each parameter in flat vectors, by name."""
-    parts = [state.split(vector) for vector in (base, right, found)]
-    return {name: deviation(*(part[name] for part in parts)) for name in parts[0]}
+    parts, moved = [state.split(vector) for vector in (base, right, found)], float((right - base).norm())
+    return {name: deviation(*(part[name] for part in parts), moved, tolerance) for name in parts[0]}
