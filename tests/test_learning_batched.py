@@ -57,7 +57,7 @@ class OddNet(nn.Module):
         super().__init__()
         self.first, self.frozen, self.last = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 4)
         self.tied = self.first
-        self.frozen.requires_grad_(False)
+        self.frozen.requires_grad_(requires_grad=False)
         self.current: torch.Tensor
         self.previous: torch.Tensor
         self.seen: torch.Tensor

@@ -125,7 +125,8 @@ def _apart(state: ModuleState, member: Member, alone: Ended, found: Ended) -> st
         f"the buffer {name}": deviation(member.buffers[name], value, found.buffers[name])
         for name, value in alone.buffers.items()
     }
-    far["the loss"] = deviation(torch.zeros(()), *(torch.tensor(end.done.loss or 0.0) for end in (alone, found)))
+    right, mine = (torch.tensor(end.done.loss or 0.0) for end in (alone, found))
+    far["the loss"] = deviation(torch.zeros(()), right, mine)
     return next((name for name, times in far.items() if times > 1), "")
 
 
@@ -147,5 +148,6 @@ def deviations(
     state: ModuleState, base: Tensor, right: Tensor, found: Tensor, tolerance: float = TOLERANCE
 ) -> dict[str, float]:
     """The deviation of each parameter in flat vectors, by name."""
-    parts, moved = [state.split(vector) for vector in (base, right, found)], float((right - base).norm())
-    return {name: deviation(*(part[name] for part in parts), moved, tolerance) for name in parts[0]}
+    start, end, mine = (state.split(vector) for vector in (base, right, found))
+    moved = float((right - base).norm())
+    return {name: deviation(start[name], end[name], mine[name], moved, tolerance) for name in end}
