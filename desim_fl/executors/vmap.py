@@ -129,14 +129,15 @@ def _batched(task: Any, width: int, lanes: int) -> tuple[Batched | None, str]:
         return None, "trained one by one: width = 1"
     if not hasattr(task, "module"):
         return None, "trained one by one: the task has no network"
-    from desim_fl.learning.batched import Batched  # noqa: PLC0415  (a task without torch needs none)
+    from desim_fl.learning.batched import HAND, Batched  # noqa: PLC0415  (a task without torch needs none)
     from desim_fl.learning.trial import examine  # noqa: PLC0415
 
     verdict = examine(task)
     if verdict.traits is None:
         return None, f"trained one by one: {verdict.why}"
     told = f", {verdict.why}" if verdict.why else ""
-    return Batched(task, verdict.traits, lanes), f"up to {width} jobs at once{told}"
+    useful = -(-width // HAND) if task.device.type == "cpu" else 1
+    return Batched(task, verdict.traits, min(lanes, useful)), f"up to {width} jobs at once{told}"
 
 
 def _out_of_memory(error: Exception) -> bool:
