@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 STEPS, BATCH, LR = 19, 32, 0.05
+VMAP_WIDTH = 16  # the default of executor.width
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "mlp": ("mlp", {"hidden": [64]}),
     "cnn": ("cnn", {"channels": [8, 16]}),
@@ -67,6 +68,7 @@ class Figure(NamedTuple):
     side: str
     rates: tuple[float, ...]
     start_s: float
+    note: str = ""
 
     @property
     def mean(self) -> float:
@@ -215,6 +217,16 @@ def _ray(model: str) -> Executing:
     return Executing(RayExecutor(task, cores()), task)
 
 
+def _vmap(model: str) -> Executing:
+    from desim_fl.executors.vmap import VmapExecutor  # noqa: PLC0415
+
+    task = _task(model)
+    side = Executing(VmapExecutor(task, VMAP_WIDTH, cores()), task)
+    if side.executor.batched is not None:
+        side.work(4 * VMAP_WIDTH)  # so many come before its steps are recorded
+    return side
+
+
 def sides(*, ray: bool = False) -> dict[str, Callable[[str], Any]]:
     """What is compared, by name; the last bare loop is the baseline of the ratios. Ray's side is slow to start."""
     number = cores()
@@ -226,6 +238,7 @@ def sides(*, ray: bool = False) -> dict[str, Callable[[str], Any]]:
         f"desim-fl threads, {number}": _threads,
         f"desim-fl pool, {number} workers": _pool,
         **on_ray,
+        f"desim-fl vmap, {number} lanes": _vmap,
     }
 
 
@@ -247,7 +260,8 @@ def train(model: str, jobs: int, repeats: int, *, ray: bool = False) -> list[Fig
     finally:
         for worker in running.values():
             worker.close()
-    return [Figure(side, tuple(values), starts[side]) for side, values in rates.items()]
+    notes = {side: getattr(getattr(worker, "executor", None), "reason", "") for side, worker in running.items()}
+    return [Figure(side, tuple(values), starts[side], notes[side]) for side, values in rates.items()]
 
 
 def table(model: str, figures: Sequence[Figure]) -> str:
@@ -256,7 +270,7 @@ def table(model: str, figures: Sequence[Figure]) -> str:
     lines = [f"{model}: jobs/s (one job = {STEPS} SGD steps of {BATCH}), n = {len(figures[0].rates)}, {machine()}"]
     lines += [
         f"  {figure.side:28} {figure.mean:9.1f} (sd {figure.sd:.1f})  x {figure.mean / baseline:5.2f}"
-        f"  start-up {figure.start_s:.1f} s"
+        f"  start-up {figure.start_s:.1f} s" + (f"  ({figure.note})" if figure.note else "")
         for figure in figures
     ]
     return "\n".join(lines)

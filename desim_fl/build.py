@@ -228,6 +228,7 @@ def _executor(
         _expected_jobs(scenario),
         asked.address,
         _concurrency(scenario),
+        asked.width,
     )
     steps = [assignment.work(client, None).steps or 0 for client in range(len(people))]
     executor, reason = choose(task, wish, steps)

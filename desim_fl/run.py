@@ -156,8 +156,14 @@ def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
         "threads_per_job": executor.threads_per_job,
         "host": {"platform": platform.platform(), "machine": platform.machine()},
         "summary": {**summary(session), "wall_s": round(perf_counter() - session.began, 3)},
-        "wall_fields": ["created", "host", "executor", "executor_reason", "reuse", "summary.wall_s"],
+        "wall_fields": _wall_fields(built.world.executor.name),
     }
+
+
+def _wall_fields(executor: str) -> list[str]:
+    """Names of what does not bear on the result; vmap does, in its last bits."""
+    fields = ["created", "host", "executor", "executor_reason", "reuse", "summary.wall_s"]
+    return [field for field in fields if field != "executor" or executor != "vmap"]
 
 
 def _reuse(session: Session) -> dict[str, int] | None:

@@ -99,6 +99,7 @@ WALL_CLOCK = {
     "executors/inline.py",
     "executors/threads.py",
     "executors/bridge.py",
+    "executors/vmap.py",
     "executors/worker.py",
     "run.py",
     "progress.py",

@@ -202,7 +202,7 @@ GOOD = "[clients]\ncount = 4\n[run]\nmax_updates = 1\n"
         ("[model]\nname = 'cnn'\nchannels = []\n", "bad.toml:7: [model] channels must have at least 1 entries, not 0"),
         (
             "[executor]\nname = ''\n",
-            'bad.toml:6: [executor] name must be one of "auto", "inline", "threads", "pool", "ray", not ""',
+            'bad.toml:6: [executor] name must be one of "auto", "inline", "threads", "pool", "ray", "vmap", not ""',
         ),
         (
             "[data]\nname = 3\n",

@@ -1,4 +1,4 @@
-"""Which executor a run gets, and why; the choice changes real time only, never a result."""
+"""Which executor a run gets, and why; but for vmap, which must be asked for, it changes real time only."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ class Wish(NamedTuple):
     jobs: int | None
     address: str | None = None
     most: int | None = None
+    width: int = 1
 
 
 def cores() -> int:
@@ -58,6 +59,8 @@ def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]
     ``steps`` are the optimiser steps of a usual job, by client.
     """
     workers = wish.workers or max(1, cores() // wish.threads_per_job)
+    if wish.name == "vmap":
+        return _vmap(task, wish.width, workers)
     if wish.name == "inline":
         return InlineExecutor(task), "asked for"
     if wish.name == "threads":
@@ -149,10 +152,6 @@ def _pool(task: Task, workers: int) -> Executor:
     return PoolExecutor(task, workers)
 
 
-def _cost(task: Task, jobs: int | None, steps: Sequence[int]) -> Cost:
-    """Time a few steps of the client with most of them."""
-
-
 def _ray(task: Task, wish: Wish) -> tuple[Executor, str]:
     from desim_fl.executors.cluster import RayExecutor  # noqa: PLC0415
 
@@ -162,10 +161,15 @@ def _ray(task: Task, wish: Wish) -> tuple[Executor, str]:
     return executor, f"asked for, {executor.workers} workers on {where} ({executor.nodes} nodes)"
 
 
-def _expected_s(task: Task, jobs: int | None, steps: Sequence[int]) -> float | None:
-    """Seconds that all jobs would take one after the other, from a few steps of the client with most of them."""
-    if jobs is None:
-        return None
+def _vmap(task: Task, width: int, lanes: int) -> tuple[Executor, str]:
+    from desim_fl.executors.vmap import VmapExecutor  # noqa: PLC0415  (as the pool)
+
+    executor = VmapExecutor(task, width, lanes)
+    return executor, f"vmap: {executor.reason}"
+
+
+def _cost(task: Task, jobs: int | None, steps: Sequence[int]) -> Cost:
+    """Time a few steps of the client with most of them."""
     client = max(range(len(steps)), key=lambda index: steps[index])
     count = min(_PROBED_STEPS, steps[client])
     if count == 0:

@@ -22,7 +22,7 @@ from desim_fl.learning.steps import Steps
 from desim_fl.learning.vectors import ModuleState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -171,15 +171,10 @@ class ClassificationTask:
         The outcome shares no memory with the job, nor with the module. A client's memory is kept as it was if the
         job ends with a value that is not finite.
         """
-        if job.work.part is not None:
-            raise RefusedError("work.part: training a part of the model is not available")
-        part, key = self.parts[job.client], self.keys[job.client]
-        before = self._client_buffers(job)
-        order = stream(self.seed, Purpose.BATCH_ORDER, key, job.nth)
-        todo = batches.sequence(part, self.batch_size, order) if batches.trainable(job.client, len(part), steps) else ()
+        before, todo = self.client_buffers(job), self.sequence(job, steps)
         if self.own_thread is not None:
             todo = self.own_thread.until_halted(todo)
-        with self._controlled(Purpose.TRAINING, key, job.nth):
+        with self._controlled(Purpose.TRAINING, self.keys[job.client], job.nth):
             self.state.load(job.params, before)
             done = local.train(
                 self.steps,
@@ -192,12 +187,33 @@ class ClassificationTask:
             )
             params, after = self.state.vector(), self.state.buffers()
             bad = self.state.first_bad(params, after, before)
-        outcome = Outcome(params, after, examples=len(part), steps=done.steps, loss=done.loss, bad=bad)
+        return self.outcome(job, done, params, after, bad)
+
+    def sequence(self, job: Job, steps: int) -> Iterable[tuple[int, NDArray[np.int64]]]:
+        """Yield ``(epoch, indices of one batch)`` of a job, at least ``steps`` times; see :mod:`batches`.
+
+        Raises ``RefusedError`` for a part of the model and ``LawError`` for steps that the client cannot do.
+        """
+        if job.work.part is not None:
+            raise RefusedError("work.part: training a part of the model is not available")
+        part = self.parts[job.client]
+        if not batches.trainable(job.client, len(part), steps):
+            return ()
+        return batches.sequence(
+            part, self.batch_size, stream(self.seed, Purpose.BATCH_ORDER, self.keys[job.client], job.nth)
+        )
+
+    def outcome(
+        self, job: Job, done: local.Trained, params: Tensor, after: dict[str, Tensor], bad: str | None
+    ) -> Outcome:
+        """Say what training gave; ``params`` and ``after`` must share no memory with anything."""
+        examples = len(self.parts[job.client])
+        outcome = Outcome(params, after, examples=examples, steps=done.steps, loss=done.loss, bad=bad)
         if not self.local_buffers:
             return outcome
         return outcome._replace(buffers=job.buffers, memory=job.memory if bad else {"buffers": after})
 
-    def _client_buffers(self, job: Job) -> dict[str, Tensor]:
+    def client_buffers(self, job: Job) -> dict[str, Tensor]:
         """Return what the job starts from: the model's buffers, or under FedBN the client's own from last time."""
         return job.memory["buffers"] if self.local_buffers and job.memory else job.buffers
 

@@ -87,7 +87,7 @@ class ModuleState:
         self.frozen = {name: value for name, value in named.items() if not value.requires_grad}
         self.sizes = [value.numel() for value in self.parameters]
         self.sites, scratch = _sites(module)
-        self._scratch = [(site, site.tensor.detach().clone()) for site in scratch]
+        self.scratch = [(site, site.tensor.detach().clone()) for site in scratch]
 
     def vector(self) -> torch.Tensor:
         """Return the trainable parameters as a new flat float32 tensor."""
@@ -109,7 +109,7 @@ class ModuleState:
             value.copy_(buffers[name])
         for site in self.sites:
             site.bind(buffers[site.name].clone())
-        for site, initial in self._scratch:
+        for site, initial in self.scratch:
             site.bind(initial.clone())
 
     def buffers(self) -> Buffers:

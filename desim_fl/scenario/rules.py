@@ -210,6 +210,18 @@ def _address(executor: Executor) -> Iterator[Problem]:
         yield Problem(("executor", "address"), text, (("executor", "name"),))
 
 
+def _vmap(executor: Executor) -> Iterator[Problem]:
+    if executor.name != "vmap" and executor.given("width"):
+        text = f'width must not be given with name = "{executor.name}"; it belongs to "vmap"'
+        yield Problem(("executor", "width"), text, (("executor", "name"),))
+    if executor.name == "vmap" and executor.reuse:
+        text = (
+            "reuse = true is refused with vmap: which jobs are trained together, and so the last bits of each, would "
+            "depend on what the cache holds"
+        )
+        yield Problem(("executor", "reuse"), text, (("executor", "name"),))
+
+
 def _args(section: str, table: Table) -> Iterator[Problem]:
     for loc, value in _leaves((section, "args"), getattr(table, "args", {})):
         if len(loc) > ARGS_DEPTH:
@@ -256,6 +268,7 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_stop_rule, ("run",)),
     (_workers, ("executor",)),
     (_address, ("executor",)),
+    (_vmap, ("executor",)),
     (lambda model: _args("model", model), ("model",)),
     (lambda strategy: _args("strategy", strategy), ("strategy",)),
 )

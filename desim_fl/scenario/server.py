@@ -150,10 +150,11 @@ class Run(Table):
 class Executor(Table):
     """Where training takes place. Nothing here changes the timeline."""
 
-    name: Literal["auto", "inline", "threads", "pool", "ray"] = Field(
+    name: Literal["auto", "inline", "threads", "pool", "ray", "vmap"] = Field(
         default="auto",
-        description="Which executor: in this process, its threads, worker processes, workers on a Ray cluster, or "
-        "whichever of the first three is faster.",
+        description="Which executor: in this process, its threads, worker processes, workers on a Ray cluster, whichever "
+        "of the first three is faster, or waiting jobs in batches (vmap), whose results agree with the others' within a "
+        "tolerance only.",
     )
     device: Literal["cpu", "cuda", "auto"] = Field(default="cpu", description="Where the tensors live.")
     threads_per_job: Annotated[int, Field(ge=1, le=4096)] = Field(default=1, description="CPU threads a job may use.")
@@ -165,6 +166,9 @@ class Executor(Table):
         description='Which Ray cluster to join: "auto", "host:port" or "ray://host:port". Absent = an instance of this '
         'machine\'s own. Only with name = "ray".',
     )
+    width: Annotated[int, Field(ge=1, le=4096)] = Field(
+        default=16, description="With vmap: waiting jobs that are trained together. Results depend on it, in last bits."
+    )
     reuse: bool = Field(
         default=False,
         description="Take outcomes that were computed before, on this machine, from the user's cache folder.",
@@ -172,3 +176,7 @@ class Executor(Table):
     reuse_limit_gb: Annotated[float, Field(gt=0, le=1e6)] = Field(
         default=2.0, description="Largest size of that folder; what was not used for longest goes first."
     )
+
+    def idle(self) -> frozenset[str]:
+        """Return ``width`` where jobs are not trained together."""
+        return frozenset() if self.name == "vmap" else frozenset({"width"})
