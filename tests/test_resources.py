@@ -161,6 +161,7 @@ def test_rs_01_python_objects_do_not_gather(tmp_path, monkeypatch, strategy, exe
     choose = [
         f'executor.name="{executor}"',
         "clients.count=50",
+        "data.examples=150",
         *(["executor.workers=2"] if executor == "threads" else []),
     ]
     choose += ["run.eval_every_versions=500"]  # each evaluation is a row of the table metrics, which is kept
@@ -209,7 +210,13 @@ def test_rs_01_more_clients_cost_no_copies_of_the_model(tmp_path):
     """1,000 clients hold as many tensors as 100 at the end of equal runs."""
     found = []
     for count in (100, 1000):
-        session = session_of(tmp_path, f"clients.count={count}", "run.max_updates=1500", 'executor.name="inline"')
+        session = session_of(
+            tmp_path,
+            f"clients.count={count}",
+            f"data.examples={3 * count}",
+            "run.max_updates=1500",
+            'executor.name="inline"',
+        )
         last = []
         session.play(
             lambda _, last=last, session=session: (
