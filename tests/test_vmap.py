@@ -222,7 +222,7 @@ def test_a_job_that_cannot_be_trained_is_named_when_it_is_needed():
 def test_tasks_without_a_network_and_groups_of_one_go_one_by_one():
     """A quadratic task and ``width = 1`` are played exactly as inline, and the reason is told."""
     task = QuadraticTask(curvature=[1.0], optimum=[2.0], examples=[4])
-    wish = Wish("vmap", None, 1, None, 8)
+    wish = Wish("vmap", None, 1, None, width=8)
     executor, reason = choose(task, wish, [1])
     assert reason == "vmap: trained one by one: the task has no network"
     job = Job(0, 0, 0, 0, 5.0, None, job_of(Model(0, 0.0)).work._replace(steps=2))
@@ -237,7 +237,7 @@ def test_tasks_without_a_network_and_groups_of_one_go_one_by_one():
 def test_auto_never_takes_vmap():
     """Results that are only near must be asked for."""
     for jobs in (1, 10_000, None):
-        executor, _ = choose(blob_task(), Wish("auto", None, 1, jobs, 16), [4])
+        executor, _ = choose(blob_task(), Wish("auto", None, 1, jobs, width=16), [4])
         assert getattr(executor, "name", "") in {"inline", "pool"}
         executor.close()
 
