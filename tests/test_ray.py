@@ -527,19 +527,18 @@ def test_an_instance_of_this_machine_leaves_nothing_behind(tmp_path):
         str(tmp_path / "ray"),
         "--json",
     ]
-    environment, before = _marked(tmp_path), _folders()
-    done = subprocess.run(
-        [*command, "--executor", "ray", "--workers", "1"], capture_output=True, text=True, check=False, env=environment
-    )
-    assert done.returncode == 0, done.stderr
-    result = json.loads(done.stdout)
+    pipe = subprocess.PIPE
+    choose = ["--executor", "ray", "--workers", "1"]
+    parent = subprocess.Popen([*command, *choose], stdout=pipe, stderr=pipe, text=True, env=_marked(tmp_path))
+    out, err = parent.communicate(timeout=300)
+    assert (parent.returncode, err) == (0, "")
+    result = json.loads(out)
     for name in ("timeline_sha256", "model_sha256"):
         assert result[name] == inline[name]
     manifest = json.loads((tmp_path / "ray" / "manifest.json").read_text())
     assert manifest["executor_reason"] == "asked for, 1 workers on a Ray instance of this machine (1 nodes)"
-    assert done.stderr == ""
     assert _alive(tmp_path) == []
-    assert _folders() <= before
+    assert _folders(parent.pid) == []
 
 
 def _marked(folder: Path) -> dict[str, str]:
@@ -548,9 +547,9 @@ def _marked(folder: Path) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": paths, "DESIM_FL_TEST": str(folder)}
 
 
-def _folders() -> set[Path]:
-    """What instances keep on disk."""
-    return set(Path("/tmp").glob("desim-fl-ray-*"))  # noqa: S108
+def _folders(pid: int) -> list[Path]:
+    """What a process's instances keep on disk."""
+    return list(Path("/tmp").glob(f"desim-fl-ray-{pid}-*"))  # noqa: S108
 
 
 def _alive(folder: Path, patience_s: float = 5.0) -> list[str]:
@@ -598,7 +597,6 @@ def test_ctrl_c_and_a_killed_parent_leave_nothing_behind(tmp_path, end):
     The task's class is defined in the script that was started, which workers load as the pool's do.
     """
     (tmp_path / "parent.py").write_text(PROCESS)
-    before = _folders()
     pipe = subprocess.PIPE
     parent = subprocess.Popen(
         [sys.executable, str(tmp_path / "parent.py"), str(tmp_path)],
@@ -607,9 +605,10 @@ def test_ctrl_c_and_a_killed_parent_leave_nothing_behind(tmp_path, end):
     assert parent.stdout is not None
     assert parent.stdout.readline() == "collected 0\n"
     assert len(_alive(tmp_path, 0.0)) > 3
+    assert len(_folders(parent.pid)) == 1
     os.killpg(parent.pid, end)
     out, err = parent.communicate(timeout=60)
     if end == signal.SIGINT:
         assert (out, err, parent.returncode) == ("interrupted\n", "", 0)
     assert _alive(tmp_path, 30.0) == []
-    assert _folders() <= before
+    assert _folders(parent.pid) == []

@@ -104,9 +104,7 @@ class RayCrew:
         self._numbers, self._false_starts = itertools.count(), 0
         self._fates: dict[int, Fate] = {}
         self._address, self._recipe = plan.address, Recipe(plan.task)
-        self._folder = (
-            None if plan.address is not None else tempfile.mkdtemp(prefix="desim-fl-ray-", dir=_short_folder())
-        )
+        self._folder = _new_folder() if plan.address is None else None
         self._output = tempfile.TemporaryFile()  # noqa: SIM115  (closed in close)
         context = multiprocessing.get_context("spawn")
         self._connection, theirs = context.Pipe()
@@ -247,9 +245,10 @@ class RayCrew:
             ray.forget(self._folder)
 
 
-def _short_folder() -> str | None:
-    """Where Ray's sockets can lie: their paths may have about 100 characters, and temporary folders can be deep."""
-    return "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108
+def _new_folder() -> str:
+    """Make a folder for an instance; at the root, since paths of sockets may have about 100 characters only."""
+    root = "/tmp" if Path("/tmp").is_dir() else None  # noqa: S108
+    return tempfile.mkdtemp(prefix=f"desim-fl-ray-{os.getpid()}-", dir=root)
 
 
 def _paths() -> list[str]:
