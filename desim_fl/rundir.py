@@ -51,18 +51,26 @@ WALL_SCHEMA: dict[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": p
 
 def claim(folder: Path) -> Path:
     """Make a new run directory; raises ``RunDirectoryError`` where something stands there already."""
-    if folder.exists() and not folder.is_dir():
-        raise RunDirectoryError(f"{folder} is a file; give another --out")
-    if folder.exists() and any(folder.iterdir()):
-        raise RunDirectoryError(f"{folder} exists already and is not empty; give another --out, or remove it first")
     try:
+        _refuse_taken(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _CLAIM).open("x").close()  # of two runs that come at once, one makes it
     except FileExistsError as error:
         raise RunDirectoryError(f"{folder} is being written by another run; give another --out") from error
-    except OSError as error:
-        raise RunDirectoryError(f"cannot write to {folder}: {error}; give another --out") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
+        why = getattr(error, "strerror", None) or error
+        raise RunDirectoryError(f"cannot write to {folder}: {why}; give another --out") from error
     return folder
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Raise ``RunDirectoryError`` where something stands there that is no empty folder."""
+    if folder.is_symlink() and not folder.exists():
+        raise RunDirectoryError(f"{folder} is a link that leads nowhere; give another --out")
+    if folder.exists() and not folder.is_dir():
+        raise RunDirectoryError(f"{folder} is a file; give another --out")
+    if folder.exists() and any(folder.iterdir()):
+        raise RunDirectoryError(f"{folder} exists already and is not empty; give another --out, or remove it first")
 
 
 def unclaim(folder: Path) -> None:

@@ -51,6 +51,10 @@ def _problems(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> I
     if dict(events.schema) != eventlog.schema():
         yield "the table events does not have the schema that this version writes"
         return
+    empty = [name for name in _FIELDS if events[name].null_count()]
+    if empty:
+        yield f"the table events has empty cells in {', '.join(empty)}"
+        return
     if not isinstance(manifest.get("summary"), dict):
         yield "the manifest has no summary"
         return

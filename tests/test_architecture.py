@@ -47,6 +47,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "dispatch": (3, set()),
     "engine": (3, {"simpy"}),
     "report": (3, {"polars", "altair", "jinja2", "vl_convert", "markupsafe"}),
+    "footprint": (3, set()),
     "build": (4, {"numpy"}),
     "rundir": (4, {"polars", "safetensors"}),
     "run": (4, {"polars"}),

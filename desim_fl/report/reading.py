@@ -84,7 +84,7 @@ def read(run_dir: Path) -> Run:
 
     Raises RunDirectoryError where it is none, or where a table is unreadable or lacks a column.
     """
-    if not run_dir.is_dir():
+    if not _is_folder(run_dir):
         raise RunDirectoryError(f"{run_dir} is not a run directory: there is no such folder")
     manifest = _manifest(run_dir / "manifest.json")
     clients = _table(run_dir / "clients.parquet", CLIENTS).sort("client")
@@ -96,6 +96,13 @@ def read(run_dir: Path) -> Run:
         clients=clients.with_columns(_labels(clients)),
         wall=_table(run_dir / "wall.parquet", WALL),
     )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, say
+        return False
 
 
 def _text(path: Path) -> str:
