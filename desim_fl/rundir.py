@@ -46,7 +46,21 @@ CLIENTS_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("busy_s", "download_s", "wait_s", "compute_s", "upload_s"), pl.Float64),
     **dict.fromkeys(("bytes_down", "bytes_up"), pl.Int64),
 }
+PARTITION_SCHEMA: dict[str, Any] = {"client": pl.Int64, "index": pl.Int64}
 WALL_SCHEMA: dict[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
+SCHEMAS = {"metrics": METRICS_SCHEMA, "clients": CLIENTS_SCHEMA, "partition": PARTITION_SCHEMA}
+COUNTED = (
+    "client",
+    "index",
+    "examples",
+    "dispatches",
+    "arrivals",
+    "steps",
+    "bytes_down",
+    "bytes_up",
+    "ticks",
+    "version",
+)
 
 
 def claim(folder: Path) -> Path:
@@ -159,7 +173,7 @@ def partition(built: Built) -> pl.DataFrame:
     """Make the table ``partition``: which training sample belongs to which client."""
     owners = [client for client, part in enumerate(built.population.parts) for _ in range(len(part))]
     indices = [index for part in built.population.parts for index in part.tolist()]
-    return pl.DataFrame({"client": owners, "index": indices}, schema={"client": pl.Int64, "index": pl.Int64})
+    return pl.DataFrame({"client": owners, "index": indices}, schema=PARTITION_SCHEMA)
 
 
 def save_model(folder: Path, tensors: Mapping[str, Any]) -> str:

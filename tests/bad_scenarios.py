@@ -297,7 +297,7 @@ def flags(chance: random.Random) -> list[str]:
     """Other options, with values that they may not have."""
     name = chance.choice(["--seed", "--workers", "--executor", "--device", "--nothing", "--out", "--json", "--set"])
     if name == "--out":
-        return [name, "bad.toml"]
+        return [name, "bomb.py"]  # a file that lies there
     return [name, chance.choice(VALUES)] if name != "--json" else [name]
 
 

@@ -35,7 +35,7 @@ def bad(tmp_path_factory):
 
 @pytest.mark.parametrize("turn", range(TURNS))
 def test_bad_input_is_played_or_refused_by_name(bad, turn):
-    """Whatever comes in: exit code 2 and a place, or a sound run; no traceback, no warning, nothing written."""
+    """Whatever comes in: exit code 2 and a place, or a sound run; no traceback, no warning, nothing written; CASES CF-01."""
     share = COUNT // TURNS
     found = [bad.one(seed) for seed in range(turn * share, (turn + 1) * share)]
     assert [fault for _, _, fault in found if fault] == []
@@ -95,7 +95,7 @@ def test_what_must_be_refused_may_not_be_played(tmp_path):
     ],
 )
 def test_what_cannot_fit_into_memory_is_refused_by_the_key_that_counts(tmp_path, monkeypatch, overrides, named):
-    """Billions of clients, features or weights: a refusal before anything is allocated, not a killed process."""
+    """Billions of clients, features or weights: a refusal before anything is allocated, not a killed process; CASES RS-01."""
     monkeypatch.setattr(footprint, "memory", lambda: 64 << 30)
     text = scenarios.BLOBS.replace('partition = "dirichlet"\nalpha = 0.5\n', "")
     loaded = load(scenarios.write(tmp_path, text), overrides)
@@ -195,8 +195,22 @@ def test_empty_cells_of_the_timeline_are_named(tmp_path):
     assert verify.verify(folder) == ["the table events has empty cells in version"]
 
 
+@pytest.mark.parametrize("name", ["metrics", "clients", "partition"])
+def test_tables_of_another_form_are_named(tmp_path, name):
+    """Columns of another type, in another order or with empty cells are told before anything is counted from them; CASES RE-01."""
+    folder, _ = scenarios.played(tmp_path, scenarios.BLOBS)
+    path = folder / f"{name}.parquet"
+    table = pl.read_parquet(path)
+    first = table.columns[0]
+    for changed in (table.with_columns(pl.lit(float("nan")).alias(first)), table.select(reversed(table.columns))):
+        changed.write_parquet(path)
+        assert verify.verify(folder) == [f"the table {name} does not have the schema that this version writes"]
+    table.with_columns(pl.lit(None, pl.Int64).alias(first)).write_parquet(path)
+    assert verify.verify(folder) == [f"the table {name} has empty cells in {first}"]
+
+
 def test_a_tensor_that_its_bytes_do_not_hold_is_a_damaged_checkpoint():
-    """Torch's own complaint about impossible shapes is told as what it is."""
+    """Torch's own complaint about impossible shapes is told as what it is; CASES CK-03."""
     state = {".": "tensor", "data": "0", "shape": [-1], "strides": [10**12], "dtype": "float32", "on": "cpu"}
     chance = random.Random(0)
     chance.choice = lambda _values: state  # type: ignore[method-assign]
@@ -228,7 +242,7 @@ def tags(page):
 
 
 def test_hostile_texts_do_no_harm(tmp_path):
-    """Names that are HTML, paths or escape sequences: the page has no other tags, and no file lies outside the run."""
+    """Names that are HTML, paths or escape sequences: the page has no other tags, and no file lies outside the run; CASES RE-03."""
     plain, _ = scenarios.played(
         tmp_path, scenarios.QUADRATIC.replace("count = 4", 'count = 4\nnames = ["a", "b", "c", "d"]')
     )
@@ -268,3 +282,22 @@ def test_no_code_runs_unless_it_is_named(tmp_path):
     named = ["x.toml", "--set", 'strategy={name="bomb:explode"}']
     assert campaign.call(["plan", *named, "--print-config"], tmp_path).code == 0
     assert not (tmp_path / "exploded").exists()
+
+
+def test_a_panic_of_the_parquet_reader_is_a_named_error(tmp_path, monkeypatch, capfd):
+    """Bits can be flipped so that polars' own asserts fail: verify and report say which table, without a backtrace."""
+    folder, _ = scenarios.played(tmp_path)
+
+    def panic(_frame, *_arguments, **_options):
+        os.write(2, b"thread panicked\nstack backtrace:\n")
+        raise pl.exceptions.PanicException("an assert in Rust")
+
+    capfd.readouterr()
+    monkeypatch.setattr(pl.LazyFrame, "collect", panic)
+    for command in ("verify", "report"):
+        answer = campaign.call([command, str(folder)], tmp_path)
+        assert answer.code == 2
+        assert "cannot be read" in answer.err
+        assert "the file is damaged (an assert in Rust)" in answer.err
+    os.write(2, b"this is seen\n")
+    assert capfd.readouterr().err == "this is seen\n"

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from desim_fl import tables
 from desim_fl.errors import RunDirectoryError
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _events(folder: Path) -> pl.DataFrame:
 def _collect(pattern: Path, place: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
     columns = [pl.col(name).cast(dtype) for name, dtype in schema.items()]
     try:
-        return pl.scan_parquet(pattern).select(columns).collect()
+        return tables.collected(pl.scan_parquet(pattern).select(columns))
     except pl.exceptions.ColumnNotFoundError as error:
         missing = str(error).splitlines()[0]
         raise RunDirectoryError(f"{place} lacks a column that every run writes: {missing}") from error
