@@ -125,7 +125,7 @@ def _each(value: Any, count: int) -> tuple[Any, ...]:
 
 
 def _law(table: Any) -> durations.Law:
-    return durations.build(**table.model_dump(exclude_none=True))
+    return durations.build(**table.parameters())
 
 
 def _job_law(table: Any) -> durations.Law | None:

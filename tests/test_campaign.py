@@ -301,3 +301,14 @@ def test_a_panic_of_the_parquet_reader_is_a_named_error(tmp_path, monkeypatch, c
         assert "the file is damaged (an assert in Rust)" in answer.err
     os.write(2, b"this is seen\n")
     assert capfd.readouterr().err == "this is seen\n"
+
+
+def test_a_constant_law_with_a_cap_is_played_like_the_bare_number(tmp_path):
+    """A cap on a constant is allowed and without effect, in every place that takes a law."""
+    text = scenarios.QUADRATIC
+    hashes = set()
+    for law in ("2", '{ law = "constant", value = 2 }', '{ law = "constant", value = 2, cap = 3 }'):
+        places = ("clients.wait_s", "clients.device_factor", "network.latency_s", "network.up_mbps")
+        loaded = load(scenarios.write(tmp_path, text), [f"{place}={law}" for place in places])
+        hashes.add(run.execute(loaded, None, timing_only=True)["timeline_sha256"])
+    assert len(hashes) == 1
