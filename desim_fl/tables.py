@@ -25,9 +25,7 @@ def collected(frame: pl.LazyFrame) -> pl.DataFrame:
     try:
         with _hushed():
             return frame.collect()
-    except (
-        pl.exceptions.PanicException
-    ) as panic:  # not an Exception: some flipped bits get as far as Rust's own asserts
+    except pl.exceptions.PanicException as panic:  # a BaseException: flipped bits can reach Rust's own asserts
         raise pl.exceptions.ComputeError(f"the file is damaged ({panic})") from None
 
 

@@ -88,6 +88,14 @@ def _foreign(folder: Path) -> Iterator[str]:
         empty = [column for column in rundir.COUNTED if column in schema and table[column].null_count()]
         if empty:
             yield f"the table {name} has empty cells in {', '.join(empty)}"
+        elif name == "clients" and (fault := _roll(table, load(folder / "scenario.toml").clients.count)):
+            yield fault
+
+
+def _roll(clients: pl.DataFrame, count: int) -> str | None:
+    """Say so where the table does not hold each client of the scenario once, in order."""
+    numbers = clients["client"].to_list()
+    return None if numbers == list(range(count)) else f"the table clients does not hold the {count} clients in order"
 
 
 def _concurrency(folder: Path) -> int | None:

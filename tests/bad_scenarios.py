@@ -357,6 +357,7 @@ def file_name(chance: random.Random) -> str:
     strange = [
         "a b.toml",
         "\x1b[2J.toml",
+        "\x1b]0;owned\x07.toml",
         "<b>.toml",
         "a\nb.toml",
         "\u202e.toml",

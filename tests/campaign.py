@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 FAMILIES = ("edges", "mistaken", "garbled", "options", "places", "folders", "checkpoints", "archives")
-CPU_LIMIT_S, WALL_LIMIT_S = 6.0, 120.0
+CPU_LIMIT_S, WALL_LIMIT_S = 30.0, 300.0
 LONGEST_LINE = 1500
 SCHEMA = jsonschema.Draft202012Validator(bad_scenarios.SCHEMA)
 BOMB = "raise SystemExit('code of a scenario was run that it did not name')\n"

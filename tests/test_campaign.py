@@ -18,7 +18,8 @@ import pytest
 
 import scenarios
 from desim_fl import checkpoint, footprint, run, rundir, verify
-from desim_fl.errors import CheckpointError, RefusedError, RunDirectoryError
+from desim_fl.datasets import archive
+from desim_fl.errors import CheckpointError, DataError, RefusedError, RunDirectoryError
 from desim_fl.scenario import load, reading
 
 COUNT = int(os.environ.get("CAMPAIGN", "480"))
@@ -158,7 +159,7 @@ def test_what_comes_through_a_pipe_is_read_whole(tmp_path):
 @pytest.mark.parametrize("command", ["verify", "report", "plan"])
 def test_a_path_that_no_file_can_have_is_refused(tmp_path, command):
     """A name that is too long, or holds a NUL or an escape sequence, is told without steering the terminal."""
-    for name in ("x" * 300, "a\0b", "a\x1b[2Jb"):
+    for name in ("x" * 300, "a\0b", "a\x1b]0;owned\x07b"):
         answer = campaign.call([command, name], tmp_path)
         assert answer.code == 2
         assert not set(answer.err) & {"\x1b", "\0"}
@@ -312,3 +313,24 @@ def test_a_constant_law_with_a_cap_is_played_like_the_bare_number(tmp_path):
         loaded = load(scenarios.write(tmp_path, text), [f"{place}={law}" for place in places])
         hashes.add(run.execute(loaded, None, timing_only=True)["timeline_sha256"])
     assert len(hashes) == 1
+
+
+@pytest.mark.parametrize(
+    "change",
+    [lambda table: table.head(0), lambda table: table.sort("client", descending=True), lambda table: table.head(3)],
+)
+def test_clients_that_are_missing_from_their_table_are_told(tmp_path, change):
+    """An empty, turned or cut table of clients is one problem, not a division by zero."""
+    folder, _ = scenarios.played(tmp_path)
+    change(pl.read_parquet(folder / "clients.parquet")).write_parquet(folder / "clients.parquet")
+    assert verify.verify(folder) == ["the table clients does not hold the 4 clients in order"]
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"PK\x03\x04" + bytes(30), b"\x93NUMPY", b"not an archive"])
+def test_an_archive_of_data_that_is_none_is_named(tmp_path, content):
+    """Empty and cut archives are the data's error, with the file's name."""
+    path = tmp_path / "data.npz"
+    path.write_bytes(content)
+    with pytest.raises(DataError) as caught:
+        archive.member("train_labels", path)
+    assert str(path) in str(caught.value)

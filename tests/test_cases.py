@@ -76,6 +76,7 @@ def test_ev_05_waiting_with_a_deadline_loses_no_later_update():
     assert [row[0] for row in played.rows("alarm")] == [10, 20, 39]  # set anew by each arrival: never two at once
     assert played.arrivals() == [(25, 0, 0), (26, 1, 1), (27, 2, 2), (28, 3, 3), (29, 4, 4)]
     assert (played.engine.model.version, played.engine.model.params) == (5, 5.0)
+    assert list(played.engine._alarms) == ["deadline"]
 
 
 @pytest.mark.parametrize("turned", [False, True])
