@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from desim_fl import datasets, durations, population, selection, strategies
+from desim_fl import datasets, durations, footprint, population, selection, strategies
 from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment
 from desim_fl.core import Model
@@ -53,9 +53,13 @@ def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
 
     Raises ``ScenarioError`` for what the scenario alone could not show (too few samples, a missing module, ...).
     """
+    footprint.require(scenario, timing_only=timing_only)
     people, validation, known = _population(scenario)
     shape, classes = (known.shape, known.classes) if known is not None else ((), 0)
-    trips = _trips(scenario, people, _model_bytes(scenario, shape, classes))
+    size_bytes = _model_bytes(scenario, shape, classes)
+    if not timing_only:
+        footprint.require_model(size_bytes, scenario)
+    trips = _trips(scenario, people, size_bytes)
     task, sha256 = (None, None) if timing_only else _task(scenario, people, validation)
     assignment = _assignment(scenario, people)
     executor, reason = _executor(scenario, task, people, assignment)
@@ -121,7 +125,7 @@ def _each(value: Any, count: int) -> tuple[Any, ...]:
 
 
 def _law(table: Any) -> durations.Law:
-    return durations.build(**table.model_dump(exclude_none=True))
+    return durations.build(**table.parameters())
 
 
 def _job_law(table: Any) -> durations.Law | None:

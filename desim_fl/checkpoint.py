@@ -160,7 +160,11 @@ class Decoder:
         if not isinstance(dtype, torch.dtype):
             raise CheckpointError(f"it holds a tensor of type {node['dtype']}")
         content = copied(self.arrays[node["data"]].data)
-        return tensor(content, dtype, node["shape"], node["strides"], self.device if node["on"] == "device" else "cpu")
+        device = self.device if node["on"] == "device" else "cpu"
+        try:
+            return tensor(content, dtype, node["shape"], node["strides"], device)
+        except RuntimeError as error:  # torch's answer to shapes that the bytes do not hold
+            raise CheckpointError(f"it holds a tensor that cannot be made: {error}") from error
 
 
 def _is_named_tuple(kind: type) -> bool:

@@ -138,7 +138,7 @@ def verify(
     if as_json:
         typer.echo(json.dumps({"run_dir": str(folder), "ok": not problems, "problems": problems}))
     elif problems:
-        typer.echo("\n".join(problems), err=True)
+        _complain("\n".join(problems))
     else:
         typer.echo(f"{folder}: laws, staleness and hashes hold" + ("; the rerun is identical" if rerun else ""))
     if problems:
@@ -276,16 +276,25 @@ def _print_json(folder: Path | None, manifest: dict[str, Any]) -> None:
     typer.echo(json.dumps(result(folder, manifest), allow_nan=False))
 
 
+def _complain(text: str) -> None:
+    """Print a message; what it quotes from files and paths cannot steer the terminal."""
+    plain = "".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in text)
+    typer.echo(plain, err=True)
+
+
 def main() -> None:
     """Run the command line and exit with its code."""
     try:
         app()
     except ScenarioError as error:
-        typer.echo(str(error), err=True)
+        _complain(str(error))
         sys.exit(error.exit_code)
     except DesimError as error:
-        typer.echo(f"error: {error}", err=True)
+        _complain(f"error: {error}")
         sys.exit(error.exit_code)
+    except MemoryError as error:
+        _complain(f"error: this machine has too little memory for that ({error or 'no more could be had'})")
+        sys.exit(1)
     except KeyboardInterrupt:
         typer.echo("interrupted; what was computed is in the run directory", err=True)
         sys.exit(130)

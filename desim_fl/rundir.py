@@ -46,24 +46,46 @@ CLIENTS_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("busy_s", "download_s", "wait_s", "compute_s", "upload_s"), pl.Float64),
     **dict.fromkeys(("bytes_down", "bytes_up"), pl.Int64),
 }
+PARTITION_SCHEMA: dict[str, Any] = {"client": pl.Int64, "index": pl.Int64}
 WALL_SCHEMA: dict[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
 WALL_ROWS = 16_384  # that an executor gathers before they are moved to the disk
+SCHEMAS = {"metrics": METRICS_SCHEMA, "clients": CLIENTS_SCHEMA, "partition": PARTITION_SCHEMA}
+COUNTED = (
+    "client",
+    "index",
+    "examples",
+    "dispatches",
+    "arrivals",
+    "steps",
+    "bytes_down",
+    "bytes_up",
+    "ticks",
+    "version",
+)
 
 
 def claim(folder: Path) -> Path:
     """Make a new run directory; raises ``RunDirectoryError`` where something stands there already."""
-    if folder.exists() and not folder.is_dir():
-        raise RunDirectoryError(f"{folder} is a file; give another --out")
-    if folder.exists() and any(folder.iterdir()):
-        raise RunDirectoryError(f"{folder} exists already and is not empty; give another --out, or remove it first")
     try:
+        _refuse_taken(folder)
         folder.mkdir(parents=True, exist_ok=True)
         (folder / _CLAIM).open("x").close()  # of two runs that come at once, one makes it
     except FileExistsError as error:
         raise RunDirectoryError(f"{folder} is being written by another run; give another --out") from error
-    except OSError as error:
-        raise RunDirectoryError(f"cannot write to {folder}: {error}; give another --out") from error
+    except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
+        why = getattr(error, "strerror", None) or error
+        raise RunDirectoryError(f"cannot write to {folder}: {why}; give another --out") from error
     return folder
+
+
+def _refuse_taken(folder: Path) -> None:
+    """Raise ``RunDirectoryError`` where something stands there that is no empty folder."""
+    if folder.is_symlink() and not folder.exists():
+        raise RunDirectoryError(f"{folder} is a link that leads nowhere; give another --out")
+    if folder.exists() and not folder.is_dir():
+        raise RunDirectoryError(f"{folder} is a file; give another --out")
+    if folder.exists() and any(folder.iterdir()):
+        raise RunDirectoryError(f"{folder} exists already and is not empty; give another --out, or remove it first")
 
 
 def unclaim(folder: Path) -> None:
@@ -186,7 +208,7 @@ def partition(built: Built) -> pl.DataFrame:
     """Make the table ``partition``: which training sample belongs to which client."""
     owners = [client for client, part in enumerate(built.population.parts) for _ in range(len(part))]
     indices = [index for part in built.population.parts for index in part.tolist()]
-    return pl.DataFrame({"client": owners, "index": indices}, schema={"client": pl.Int64, "index": pl.Int64})
+    return pl.DataFrame({"client": owners, "index": indices}, schema=PARTITION_SCHEMA)
 
 
 def save_model(folder: Path, tensors: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from desim_fl import eventlog, recount, rundir
+from desim_fl import eventlog, recount, rundir, tables
 from desim_fl.errors import RunDirectoryError, ScenarioError
 from desim_fl.laws import Audit, Row
 from desim_fl.population import partition_sha256
@@ -42,7 +42,7 @@ def verify(folder: Path, *, rerun: bool = False) -> list[str]:
 
 def _events(folder: Path) -> pl.DataFrame:
     try:
-        return eventlog.read(folder / "events").collect()
+        return tables.collected(eventlog.read(folder / "events"))
     except (OSError, pl.exceptions.PolarsError) as error:
         raise RunDirectoryError(f"{folder}/events cannot be read: {error}") from error
 
@@ -50,6 +50,14 @@ def _events(folder: Path) -> pl.DataFrame:
 def _problems(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
     if dict(events.schema) != eventlog.schema():
         yield "the table events does not have the schema that this version writes"
+        return
+    empty = [name for name in _FIELDS if events[name].null_count()]
+    if empty:
+        yield f"the table events has empty cells in {', '.join(empty)}"
+        return
+    foreign = list(_foreign(folder))
+    if foreign:
+        yield from foreign
         return
     if not isinstance(manifest.get("summary"), dict):
         yield "the manifest has no summary"
@@ -68,6 +76,26 @@ def _problems(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> I
         yield f"the manifest says virtual_time_s = {reached}, the event log reaches {audit.ticks / 1e6}"
         return
     yield from _recounted(folder, manifest, events, round(reached * 1e6))
+
+
+def _foreign(folder: Path) -> Iterator[str]:
+    """Name the tables that do not have the columns that this version writes, or hold nothing where a number belongs."""
+    for name, schema in rundir.SCHEMAS.items():
+        table = tables.parquet(folder / f"{name}.parquet")
+        if list(table.schema.items()) != list(schema.items()):
+            yield f"the table {name} does not have the schema that this version writes"
+            continue
+        empty = [column for column in rundir.COUNTED if column in schema and table[column].null_count()]
+        if empty:
+            yield f"the table {name} has empty cells in {', '.join(empty)}"
+        elif name == "clients" and (fault := _roll(table, load(folder / "scenario.toml").clients.count)):
+            yield fault
+
+
+def _roll(clients: pl.DataFrame, count: int) -> str | None:
+    """Say so where the table does not hold each client of the scenario once, in order."""
+    numbers = clients["client"].to_list()
+    return None if numbers == list(range(count)) else f"the table clients does not hold the {count} clients in order"
 
 
 def _concurrency(folder: Path) -> int | None:
@@ -90,8 +118,8 @@ def _hashes(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Ite
     if manifest.get("model_sha256") is not None:
         model = folder / "model.safetensors"
         found["model_sha256"] = rundir.file_sha256(model) if model.exists() else "(no such file)"
-    people = pl.read_parquet(folder / "clients.parquet")["examples"].to_list()
-    samples = pl.read_parquet(folder / "partition.parquet")
+    people = tables.parquet(folder / "clients.parquet")["examples"].to_list()
+    samples = tables.parquet(folder / "partition.parquet")
     owners = samples["client"].to_numpy()
     parts = [samples["index"].to_numpy()[owners == client] for client in range(len(people))] if len(samples) else []
     if len(samples) and [len(part) for part in parts] != people:
@@ -107,7 +135,7 @@ def _recounted(folder: Path, manifest: dict[str, Any], events: pl.DataFrame, tic
     """Compare what the tables add up to with the table ``clients``, the manifest and the scenario."""
     if (events["time_s"].to_numpy() != events["ticks"].to_numpy() / 1e6).any():
         yield "the column time_s of the table events is not ticks / 1,000,000"
-    summary, table = manifest["summary"], pl.read_parquet(folder / "clients.parquet")
+    summary, table = manifest["summary"], tables.parquet(folder / "clients.parquet")
     yield from recount.client_faults(table, events, ticks)
     expected = recount.summary(events, len(table), ticks) | _last_scores(folder)
     expected |= {name: table[name].sum() for name in ("bytes_down", "bytes_up")}
@@ -122,7 +150,7 @@ def _recounted(folder: Path, manifest: dict[str, Any], events: pl.DataFrame, tic
 
 def _last_scores(folder: Path) -> dict[str, float | None]:
     """Accuracy and loss of the last test evaluation, as the manifest writes them."""
-    tests = pl.read_parquet(folder / "metrics.parquet").filter(pl.col("split") == "test").tail(1)
+    tests = tables.parquet(folder / "metrics.parquet").filter(pl.col("split") == "test").tail(1)
     row = tests.row(0, named=True) if len(tests) else {}
     return {name: finite(row.get(name)) for name in ("accuracy", "loss")}
 
@@ -150,7 +178,7 @@ def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -
                 yield f"summary.{name}: this run has {manifest['summary'].get(name)}, the rerun {value}"
         yield from _first_difference("events", events, _events(again))
         for name in ("metrics", "clients", "partition"):
-            before, after = (pl.read_parquet(place / f"{name}.parquet") for place in (folder, again))
+            before, after = (tables.parquet(place / f"{name}.parquet") for place in (folder, again))
             yield from _first_difference(name, before, after)
 
 

@@ -23,6 +23,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "scenario": (1, {"pydantic", "pydantic_core", "tomli_w"}),
     "durable": (0, set()),
     "eventlog": (1, {"numpy", "polars"}),
+    "tables": (1, {"polars"}),
     "checkpoint": (3, {"numpy", "safetensors", "torch"}),
     "strategies": (2, set()),
     "assignment": (2, set()),
@@ -47,6 +48,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "dispatch": (3, set()),
     "engine": (3, {"simpy"}),
     "report": (3, {"polars", "altair", "jinja2", "vl_convert", "markupsafe"}),
+    "footprint": (3, set()),
     "build": (4, {"numpy"}),
     "rundir": (4, {"polars", "safetensors"}),
     "run": (4, {"polars"}),
@@ -157,7 +159,7 @@ def test_third_party_packages_stay_in_their_rooms(path):
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_nothing_global_is_touched(path):
-    """No module-level random generator, no seeding, no host clock, no hash() of objects, outside the listed places."""
+    """No module-level random generator, no seeding, no host clock, no hash() of objects, outside the listed places; CASES RP-01."""
     relative = str(path.relative_to(ROOT))
     source = path.read_text()
     names = imports(path)
@@ -175,7 +177,7 @@ def test_nothing_global_is_touched(path):
 
 @pytest.mark.parametrize("path", modules(), ids=lambda path: str(path.relative_to(ROOT)))
 def test_no_loop_runs_over_a_set(path):
-    """Sets are for membership; iterating one would make results depend on hashes."""
+    """Sets are for membership; iterating one would make results depend on hashes; CASES RP-01."""
     for node in ast.walk(ast.parse(path.read_text())):
         loops = isinstance(node, (ast.For, ast.comprehension))
         assert not (loops and isinstance(node.iter, (ast.Set, ast.SetComp))), f"{path.name}: a loop over a set"

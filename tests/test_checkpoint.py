@@ -93,7 +93,7 @@ def test_memory_order_comes_back():
 
 
 def test_what_is_shared_is_stored_once_and_shared_again():
-    """Ten jobs from one version cost one version, and hold one tensor afterwards."""
+    """Ten jobs from one version cost one version, and hold one tensor afterwards; CASES CK-01."""
     params, buffers = torch.randn(10_000), {"mean": torch.zeros(3)}
     model = Model(3, params, buffers)
     jobs = [Job(n, n, 0, 3, params, buffers, Work(1, 2, 0.1)) for n in range(10)]
@@ -124,7 +124,7 @@ def test_local_types_are_refused():
 
 
 def test_no_type_but_records_is_made(tmp_path):
-    """A file cannot name a class or function that does more than hold fields, nor a module that is not loaded."""
+    """A file cannot name a class or function that does more than hold fields, nor a module that is not loaded; CASES CK-03."""
     good = checkpoint.encoded(Buffer(1, 2))
     for name in ("subprocess:Popen", "builtins:list", "os:system", "antigravity:x", "pathlib:Path"):
         bad = good.replace(b"test_checkpoint:Buffer", name.ljust(22).encode())
@@ -137,7 +137,7 @@ def test_no_type_but_records_is_made(tmp_path):
 
 @given(st.data())
 def test_every_damage_is_noticed(tmp_path_factory, data):
-    """Cut off anywhere, or with any bit flipped, the newest file is passed over for the one before it."""
+    """Cut off anywhere, or with any bit flipped, the newest file is passed over for the one before it; CASES CK-04."""
     folder = tmp_path_factory.mktemp("run") / "checkpoints"
     checkpoint.store(folder, 1, {"good": torch.arange(5.0)})
     path = checkpoint.store(folder, 2, {"newer": torch.arange(6.0)})
@@ -156,7 +156,7 @@ def test_every_damage_is_noticed(tmp_path_factory, data):
 
 @given(st.binary(max_size=200))
 def test_other_files_are_no_checkpoints(content):
-    """Any bytes are refused with one kind of error."""
+    """Any bytes are refused with one kind of error; CASES CK-03."""
     with pytest.raises(CheckpointError):
         checkpoint.decoded(content)
 
@@ -172,7 +172,7 @@ def test_two_are_kept(tmp_path):
 
 @pytest.mark.parametrize("fails", ["open", "fsync", "replace"])
 def test_a_write_that_fails_changes_nothing(tmp_path, monkeypatch, fails):
-    """Whatever step of writing fails, the file that stood there is whole and nothing is left beside it."""
+    """Whatever step of writing fails, the file that stood there is whole and nothing is left beside it; CASES CK-04."""
     path = tmp_path / "file"
     durable.write(path, b"old")
 

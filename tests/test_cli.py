@@ -61,7 +61,7 @@ def test_cf_01_unknown_tables_and_keys_of_another_strategy_are_refused(tmp_path)
 
 
 def test_print_config_shows_every_effective_value_and_loads_again(tmp_path):
-    """--print-config is TOML with defaults and overrides; nothing runs."""
+    """--print-config is TOML with defaults and overrides; nothing runs; CASES CF-01."""
     path = scenarios.write(tmp_path)
     done = desim("run", path, "--set", "strategy.server_lr=0.5", "--seed", 11, "--print-config", cwd=tmp_path)
     shown = tomllib.loads(done.stdout)
@@ -149,7 +149,7 @@ def test_a_failing_job_exits_with_one_and_leaves_the_directory(tmp_path):
 
 
 def test_an_own_strategy_runs_by_name(tmp_path):
-    """strategy.name = "module:Class" beside the scenario is imported and driven; its arguments are checked."""
+    """strategy.name = "module:Class" beside the scenario is imported and driven; its arguments are checked; CASES CF-01."""
     (tmp_path / "mine.py").write_text(
         textwrap.dedent(
             """

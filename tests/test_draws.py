@@ -61,7 +61,7 @@ def test_uniforms_lie_strictly_between_zero_and_one():
 
 
 def test_every_coordinate_of_a_draw_matters():
-    """Changing seed half, purpose, client, count or slot gives another word; nothing is folded together."""
+    """Changing seed half, purpose, client, count or slot gives another word; nothing is folded together; CASES RP-03."""
     base = (7, 1, 2, 3, 4)
     moved = [
         (8, 1, 2, 3, 4),

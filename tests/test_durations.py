@@ -67,7 +67,7 @@ def test_elementary_functions_are_right_to_the_last_digits(function, truth, poin
 
 
 def test_golden_bits_of_the_elementary_functions():
-    """These bits must come out on every machine."""
+    """These bits must come out on every machine; CASES RP-05."""
     golden = {
         (elementary.exp, 0.0): "0x1.0000000000000p+0",
         (elementary.exp, 1.0): "0x1.5bf0a8b14576ap+1",

@@ -16,7 +16,7 @@ from desim_fl.world import Evaluations, StopRules
 
 
 def test_ev_01_equal_instants_are_played_in_dispatch_order():
-    """Three clients that finish in one instant are applied in the order in which they were dispatched."""
+    """Three clients that finish in one instant are applied in the order in which they were dispatched; CASES RP-02."""
     played = play(
         ScriptedTrips([10, 10, 10]),
         strategy=FedAsync(),
@@ -226,7 +226,7 @@ def test_started_rows_appear_only_where_a_wait_is_set():
 
 
 def test_a_loss_frees_its_place_and_takes_the_later_legs_with_it():
-    """A job lost at 1.5 s has no computed row, its place is refilled then, and the strategy hears of it once."""
+    """A job lost at 1.5 s has no computed row, its place is refilled then, and the strategy hears of it once; CASES EV-03, SA-05."""
     played = play(
         ScriptedTrips([2, 9], download=1, lost={(0, 0): (1.5, "crash")}),
         concurrency=1,
@@ -243,7 +243,7 @@ def test_a_loss_frees_its_place_and_takes_the_later_legs_with_it():
 
 
 def test_after_aggregation_places_wait_for_the_publish():
-    """With two in flight and buffer 2, replacements leave together at the flush and are always fresh."""
+    """With two in flight and buffer 2, replacements leave together at the flush and are always fresh; CASES EV-03."""
     played = play(
         ScriptedTrips([1, 3]),
         strategy=FedBuff(buffer_size=2),
@@ -268,7 +268,7 @@ def test_a_world_in_which_nothing_is_left_to_happen_says_why():
 
 
 def test_evaluations_see_the_version_itself_and_leave_the_timeline_alone():
-    """Each published version is evaluated with its own parameters, the clock's turns change no hash."""
+    """Each published version is evaluated with its own parameters, the clock's turns change no hash; CASES LT-03."""
     worlds = [Evaluations(), Evaluations(every_versions=1), Evaluations(every_ticks=700_000)]
     plays = [play(ScriptedTrips([1, 1]), concurrency=2, evaluations=e, stops=StopRules(max_versions=4)) for e in worlds]
     assert len({played.sha256 for played in plays}) == 1
@@ -298,7 +298,7 @@ def test_what_cannot_be_played_is_refused_by_name():
 
 
 def test_rounds_that_are_abandoned_for_ever_are_an_error():
-    """A deadline below the fastest client with cancelled stragglers ends with a named error, not an endless run."""
+    """A deadline below the fastest client with cancelled stragglers ends with a named error, not an endless run; CASES EV-02."""
     from desim_fl.strategies.fedavg import FedAvg  # noqa: PLC0415
 
     strategy = FedAvg(clients_per_round=2, deadline_s=0.5, cancel_stragglers=True)
@@ -345,13 +345,13 @@ def test_a_strategy_that_fails_at_the_end_is_named():
 
 
 def test_rejections_without_end_are_an_error():
-    """Clients without examples, and only a version stop: a named error instead of an endless run."""
+    """Clients without examples, and only a version stop: a named error instead of an endless run; CASES EV-02, AG-04."""
     with pytest.raises(StalledError, match=r"rejected .*as no examples.*max_versions is never reached"):
         play(ScriptedTrips([1, 1]), concurrency=2, sizes=[0, 0], stops=StopRules(max_versions=1))
 
 
 def test_an_arrival_beyond_all_time_is_an_error():
-    """Legs that are sound one by one but add up beyond 2**62 ticks are refused, naming the client."""
+    """Legs that are sound one by one but add up beyond 2**62 ticks are refused, naming the client; CASES EV-08."""
     with pytest.raises(RunError, match="client 0: its job number 3 would arrive after 146,000 years"):
         play(ScriptedTrips([1.4e12]), concurrency=1, stops=StopRules(max_updates=50))
 
@@ -401,7 +401,7 @@ def test_unsound_replies_are_named_before_they_do_harm(reply, told):
 
 
 def test_a_model_of_another_shape_or_type_is_refused():
-    """A tensor of another length or precision cannot become the next version."""
+    """A tensor of another length or precision cannot become the next version; CASES AS-04."""
     import torch  # noqa: PLC0415
 
     for wrong in (torch.zeros(4), torch.zeros(3, dtype=torch.float64), 1.0):
@@ -415,7 +415,7 @@ def test_a_model_of_another_shape_or_type_is_refused():
 
 
 def test_old_versions_are_protected_too():
-    """Changing the parameters that an old job started from is noticed as well."""
+    """Changing the parameters that an old job started from is noticed as well; CASES AG-07."""
     import torch  # noqa: PLC0415
 
     class Digger(Plain):

@@ -131,7 +131,7 @@ class _Asking(Plain):
 
 
 def test_start_from_an_older_version():
-    """FedAsync's sampled staleness: every job starts from version 0, so the k-th arrival is k versions old."""
+    """FedAsync's sampled staleness: every job starts from version 0, so the k-th arrival is k versions old; CASES AS-01."""
 
     class Old(Plain):
         def start(self, view):
@@ -291,14 +291,14 @@ def test_selection_that_reads_outcomes():
     ],
 )
 def test_sends_that_make_no_sense_are_errors(send, said):
-    """A client twice, a client that does not exist and a version that does not exist yet are named."""
+    """A client twice, a client that does not exist and a version that does not exist yet are named; CASES SA-02."""
     with pytest.raises(RunError, match=said):
         play(ScriptedTrips([1] * 4), strategy=_Asking(send=send), concurrency=2)
 
 
 @pytest.mark.parametrize("after_s", [float("nan"), -1.0, float("inf")])
 def test_an_alarm_that_can_never_ring_is_an_error(after_s):
-    """An alarm after no duration is an error with the alarm's name."""
+    """An alarm after no duration is an error with the alarm's name; CASES EV-08."""
 
     class Broken(Plain):
         def start(self, view):
@@ -309,7 +309,7 @@ def test_an_alarm_that_can_never_ring_is_an_error(after_s):
 
 
 def test_an_alarm_that_rings_for_ever_in_one_instant_is_an_error(monkeypatch):
-    """An alarm that sets itself again without delay would hold the clock: a named error instead."""
+    """An alarm that sets itself again without delay would hold the clock: a named error instead; CASES EV-02."""
     monkeypatch.setattr(engine, "_SAME_INSTANT_LIMIT", 500)
 
     class Restless(Plain):
@@ -347,7 +347,7 @@ def test_sends_that_cannot_be_played_yet_are_refused_by_name(send, named):
 
 
 def test_contended_links_and_early_stopping_are_refused_by_name():
-    """Arrival times that contention decides, and local training that ends early, are refused with their name."""
+    """Arrival times that contention decides, and local training that ends early, are refused with their name; CASES RE-05."""
     with pytest.raises(RefusedError, match=r"Trips\.contended"):
         play(ScriptedTrips([1], contended=True))
     with pytest.raises(RefusedError, match=r"early stopping.*Outcome\.stopped"):

@@ -89,7 +89,7 @@ def test_training_happens_at_collect() -> None:
 
 
 def test_a_job_is_collected_once() -> None:
-    """Collecting twice, collecting what was never submitted, and submitting twice are errors of the caller."""
+    """Collecting twice, collecting what was never submitted, and submitting twice are errors of the caller; CASES AS-05."""
     executor = InlineExecutor(Adding([1.0]))
     collected(executor, job_of(3))
     executor.release(job_of(3))
@@ -102,7 +102,7 @@ def test_a_job_is_collected_once() -> None:
 
 
 def test_nothing_is_held_after_collect_release_and_close() -> None:
-    """Parameters of a job are let go as soon as nobody needs them."""
+    """Parameters of a job are let go as soon as nobody needs them; CASES RS-01."""
 
     class Heavy:
         def __add__(self, other: float) -> float:

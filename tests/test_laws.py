@@ -78,7 +78,7 @@ def test_a_sound_log_has_no_problems_and_its_totals_are_the_counts_of_its_rows()
 
 
 def test_wrong_staleness_is_named():
-    """An arrival whose staleness is not version minus base is named, with both numbers."""
+    """An arrival whose staleness is not version minus base is named, with both numbers; CASES AS-01."""
     place = _first("arrive", 20)
     row = _sound()[place]
     problems = _problems(_changed(place, staleness=row.staleness + 1))
@@ -188,7 +188,7 @@ def test_too_many_in_flight_are_named():
 
 
 def test_an_arrival_twice_is_named():
-    """A job that arrives again is not in flight."""
+    """A job that arrives again is not in flight; CASES AS-05."""
     place = _first("arrive")
     problems = _problems(_doubled(place))
     assert problems[0].startswith(f"row {place + 1} (arrive")
@@ -212,7 +212,7 @@ def test_a_dispatch_from_a_version_that_does_not_exist_yet_is_named():
 
 
 def test_every_single_change_of_version_or_staleness_is_found():
-    """In a log of arrivals, publishes and stops, no number can be off by one without a word."""
+    """In a log of arrivals, publishes and stops, no number can be off by one without a word; CASES AS-01."""
     played = play(ScriptedTrips([1, 3]), strategy=FedAsync(), concurrency=2, stops=StopRules(max_updates=8))
     rows = [Row(seq, *row) for seq, row in enumerate(played.sink.tuples())]
     for place, row in enumerate(rows):

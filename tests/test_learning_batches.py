@@ -45,7 +45,7 @@ def test_a_plan_uses_every_sample_in_the_promised_steps(n: int, size: int) -> No
 
 
 def test_every_epoch_is_a_new_permutation_of_the_client() -> None:
-    """Each epoch visits every index once, in an order of its own, and the same stream repeats the sequence."""
+    """Each epoch visits every index once, in an order of its own, and the same stream repeats the sequence; CASES PT-03."""
     indices = np.arange(500, 570)
 
     def played() -> list[tuple[int, list[int]]]:

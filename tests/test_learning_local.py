@@ -232,7 +232,7 @@ def test_ag_05_the_first_bad_entry_is_named() -> None:
 
 
 def test_a_bad_buffer_is_named_but_a_mask_is_not() -> None:
-    """Infinity that a buffer already had is its own business; a statistic that became NaN is reported."""
+    """Infinity that a buffer already had is its own business; a statistic that became NaN is reported; CASES AG-05."""
 
     class Masked(nn.Module):
         def __init__(self) -> None:

@@ -23,7 +23,7 @@ def job_of(x: float, client: int = 0, **work) -> Job:
 
 
 def test_two_steps_worked_by_hand() -> None:
-    """From 0 with rate 0.1 towards 1: 0.1, then 0.19; the mean loss is that of 0 and of 0.1."""
+    """From 0 with rate 0.1 towards 1: 0.1, then 0.19; the mean loss is that of 0 and of 0.1; CASES LT-01."""
     outcome = task_of().train(job_of(0.0), 2)
     assert outcome.params == pytest.approx(0.19, abs=1e-15)
     assert outcome.loss == pytest.approx((0.5 + 0.405) / 2, abs=1e-15)

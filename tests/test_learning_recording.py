@@ -326,7 +326,7 @@ def test_replays_are_the_plain_step(name, early, monkeypatch):
 
 @pytest.mark.parametrize("name", PLAIN)
 def test_what_cannot_be_recorded_stays_plain(name, early, monkeypatch):
-    """A step that looks at values, or keeps state elsewhere, is never replayed; its results are those of plain steps."""
+    """A step that looks at values, or keeps state elsewhere, is never replayed; its results are those of plain steps; CASES RP-06."""
     model, reason = PLAIN[name]
     found, doing = trained(made(model), batches(14))
     assert list(doing.kinds) == [5]
@@ -338,7 +338,7 @@ def test_what_cannot_be_recorded_stays_plain(name, early, monkeypatch):
 
 
 def test_recording_leaves_no_trace():
-    """The module, its attributes, the batch and the generator are as before a recording."""
+    """The module, its attributes, the batch and the generator are as before a recording; CASES RP-06."""
     module, batch = made(RECORDABLE["batch norm"]), batches(2)[0]
     module.seen = []
     before = [value.detach().clone() for value in (*module.parameters(), *module.buffers(), *batch)]
@@ -422,7 +422,7 @@ def test_jobs_do_not_depend_on_recordings(settings, buffers, monkeypatch):
 
 
 def test_recordings_are_bounded(early):
-    """The last batches of clients come in many sizes: only so many are recorded, and the frequent ones first."""
+    """The last batches of clients come in many sizes: only so many are recorded, and the frequent ones first; CASES RS-01."""
     module, doing = made(Images), None
     doing = Steps(module)
     inputs = torch.randn(200, 3, SIZE, SIZE)

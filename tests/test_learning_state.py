@@ -71,7 +71,7 @@ def test_tied_weights_and_frozen_ones_survive_training() -> None:
 
 
 def test_scratch_buffers_start_afresh_in_every_job() -> None:
-    """A non-persistent buffer never travels and is reset before each job, so no client sees another's."""
+    """A non-persistent buffer never travels and is reset before each job, so no client sees another's; CASES AG-07."""
     task = blob_task(Tied)
     start = task.initial()
     task.train(job_of(start), 4)
@@ -110,7 +110,7 @@ def test_ag_01_one_client_with_share_one_gives_its_state_exactly() -> None:
 
 
 def test_what_shares_leave_stays_with_the_server() -> None:
-    """Share 0.25 of 8 over a base of 4 gives 5; a share of 0 leaves no trace, even of NaN; nobody changes nothing."""
+    """Share 0.25 of 8 over a base of 4 gives 5; a share of 0 leaves no trace, even of NaN; nobody changes nothing; CASES AG-05."""
     base = {"mean": torch.tensor([4.0])}
     poisoned = {"mean": torch.tensor([math.nan])}
     assert average(base, [(0.25, {"mean": torch.tensor([8.0])})])["mean"].item() == 5.0
@@ -121,7 +121,7 @@ def test_what_shares_leave_stays_with_the_server() -> None:
 
 @pytest.mark.parametrize("parts", [3, 7, 10])
 def test_equal_members_average_to_themselves(parts: int) -> None:
-    """1/K of K equal statistics is that statistic, bit for bit."""
+    """1/K of K equal statistics is that statistic, bit for bit; CASES AG-06."""
     value = torch.randn(1_000, generator=torch.Generator().manual_seed(parts))
     joined = average({"mean": torch.zeros(1_000)}, [(1 / parts, {"mean": value})] * parts)
     assert torch.equal(joined["mean"], value)
@@ -152,7 +152,7 @@ def test_ag_02_integer_buffers_take_the_maximum() -> None:
 
 
 def test_fedbn_keeps_buffers_with_their_client() -> None:
-    """With buffers = "local" a client goes on from its own statistics, the global ones stay, nothing is scored."""
+    """With buffers = "local" a client goes on from its own statistics, the global ones stay, nothing is scored; CASES AG-01."""
     task = blob_task(NoisyNet, buffers="local")
     start = task.initial()
     first = task.train(job_of(start), 4)

@@ -242,7 +242,7 @@ class Witness(nn.Module):
 
 
 def test_threads_and_memory_format_are_the_same_everywhere() -> None:
-    """Training and evaluation run on the asked number of threads, colour images and weights channels last."""
+    """Training and evaluation run on the asked number of threads, colour images and weights channels last; CASES RP-05."""
     pixels = np.random.default_rng(0).integers(0, 256, (40, 6, 5, 3), np.uint8)
     data = replace(
         BLOBS,
@@ -269,7 +269,7 @@ def test_threads_and_memory_format_are_the_same_everywhere() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_cuda_agrees_with_the_cpu_and_repeats() -> None:
-    """On a CUDA device a job repeats bit for bit and ends near the CPU's parameters."""
+    """On a CUDA device a job repeats bit for bit and ends near the CPU's parameters; CASES RP-05."""
 
     def trained(device: str) -> torch.Tensor:
         task = blob_task(device=device)

@@ -125,7 +125,7 @@ def test_a_worker_that_dies_is_replaced_and_its_jobs_are_done_again(pool):
 
 
 def test_versions_are_held_only_while_something_needs_them(pool):
-    """Parameters are kept for queued jobs and pending evaluations, and forgotten after the last of them."""
+    """Parameters are kept for queued jobs and pending evaluations, and forgotten after the last of them; CASES RS-01."""
     first, second = 10.0, 20.0
     pool.submit(plain_job(0, params=first), 0)
     pool.submit(plain_job(1, params=first), 1)
@@ -175,7 +175,7 @@ def test_an_outcome_without_buffers_stays_without(pool):
 
 
 def test_outcomes_hold_no_descriptors_and_versions_no_places(tmp_path):
-    """Holding many outcomes opens no file; parameters that lie in shared memory give their place back."""
+    """Holding many outcomes opens no file; parameters that lie in shared memory give their place back; CASES AG-07."""
     executor = PoolExecutor(Plain(tmp_path), 1)  # pyright: ignore[reportArgumentType]
     held, opened = [], []
     try:
@@ -222,7 +222,7 @@ class Doubling(torch.nn.Module):
 
 
 def test_local_buffers_travel_as_the_clients_memory():
-    """FedBN: a client's buffers of one job are those that its next one starts from, in a worker too."""
+    """FedBN: a client's buffers of one job are those that its next one starts from, in a worker too; CASES AG-01."""
     task = blob_task(NoisyNet, buffers="local")
     memories, inline, pool = {}, InlineExecutor(task), PoolExecutor(blob_task(NoisyNet, buffers="local"), 1)
     try:

@@ -200,7 +200,7 @@ def test_a_population_states_sizes_and_classes_of_its_parts():
 
 
 def test_a_pool_keeps_the_validation_part_out():
-    """Only samples of the pool are handed out, under their own numbers."""
+    """Only samples of the pool are handed out, under their own numbers; CASES PT-03."""
     labels = np.arange(200) % 10
     training, validation = validation_split(200, 0.25, stream(0, Purpose.VALIDATION, 0, 0))
     for partition, alpha in (("iid", None), ("dirichlet", 0.5)):

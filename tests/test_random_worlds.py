@@ -235,12 +235,12 @@ def check_usage(setting: Setting, played: Played) -> None:
 @EXAMPLES
 @given(st.data())
 def test_every_world_plays_as_the_reference_says(data):
-    """Rows, hash, parameters, totals and plan of any small world equal those of the naive player."""
+    """Rows, hash, parameters, totals and plan of any small world equal those of the naive player; CASES EV-08."""
     check(a_setting(lambda options: data.draw(st.sampled_from(options))))
 
 
 def test_the_rare_situations_are_met_and_agree_too():
-    """Over 500 fixed worlds every rare situation comes up, and the engine agrees with the reference in each."""
+    """Over 500 fixed worlds every rare situation comes up, and the engine agrees with the reference in each; CASES EV-07."""
     met = set()
     for seed in range(500):
         met |= check(a_setting(random.Random(seed).choice)).met
@@ -274,7 +274,7 @@ def test_the_reference_agrees_with_a_timeline_worked_by_hand():
 
 
 def test_a_job_that_is_always_lost_at_once_is_an_error():
-    """A loss at tick 0 whose place is refilled at once would repeat for ever: a named error, as for arrivals."""
+    """A loss at tick 0 whose place is refilled at once would repeat for ever: a named error, as for arrivals; CASES EV-02."""
     setting = a_setting(random.Random(1).choice)._replace(
         trips=((Legs(0, None, 5, 0),),), sizes=(1,), losses=dict.fromkeys(((0, nth) for nth in range(200)), 0),
         method=Method("fedasync"), selection="round_robin", order=(), concurrency=1, max_ticks=9, max_versions=None, max_updates=None,

@@ -63,7 +63,7 @@ def check(found: dict[str, Any], width: int) -> None:
 
 @pytest.mark.parametrize(("scheme", "width"), WAYS)
 def test_the_page_works_offline(pages: dict[str, Path], scheme: str, width: int) -> None:
-    """Opened as a file: no request, an empty console, every chart; brushing zooms, pointing links, schemes redraw."""
+    """Opened as a file: no request, an empty console, every chart; brushing zooms, pointing links, schemes redraw; CASES RE-03."""
     found = opened(pages["normal"], scheme, width)
     check(found, width)
     assert len(found["charts"]) == 13

@@ -99,7 +99,7 @@ def test_rp_01_global_generators_are_neither_read_nor_changed(tmp_path):
 
 
 def test_two_runs_in_one_process_do_not_see_each_other(tmp_path):
-    """A run between two equal runs changes nothing."""
+    """A run between two equal runs changes nothing; CASES RP-01."""
     _, first = scenarios.played(tmp_path, scenarios.BLOBS, out="a")
     scenarios.played(tmp_path, scenarios.BLOBS, "run.seed=9", "training.lr=0.3", out="b")
     _, second = scenarios.played(tmp_path, scenarios.BLOBS, out="c")

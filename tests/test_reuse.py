@@ -188,7 +188,7 @@ def test_damaged_files_are_noticed_and_trained_again(tmp_path):
 
 
 def test_the_store_keeps_its_bound_and_what_was_used_last(tmp_path):
-    """Beyond the bound the files not used for longest go; one that was just read stays."""
+    """Beyond the bound the files not used for longest go; one that was just read stays; CASES RS-01."""
     store = Store(tmp_path, 20_000)
     for number in range(30):
         store.put(f"{number:02x}{number:062x}", bytes([number]) * 968)
@@ -206,7 +206,7 @@ def test_the_store_keeps_its_bound_and_what_was_used_last(tmp_path):
 
 
 def test_several_writers_and_readers_share_a_store(tmp_path):
-    """Threads that put and get the same keys see whole contents or nothing, and leave no partial file."""
+    """Threads that put and get the same keys see whole contents or nothing, and leave no partial file; CASES CK-04."""
     stores = [Store(tmp_path, 50_000) for _ in range(4)]
     contents = {f"{number:064x}": bytes([number]) * 5_000 for number in range(20)}
     wrong = []
@@ -251,7 +251,7 @@ def test_memory_travels_and_unknown_shapes_are_not_kept():
 
 
 def test_no_version_is_held_longer_than_its_jobs(tmp_path):
-    """Digests are remembered while a job in flight uses the version, and forgotten with it."""
+    """Digests are remembered while a job in flight uses the version, and forgotten with it; CASES RS-01."""
     executor, _ = reusing(tmp_path, blob_task())
     initial = executor.inner.task.initial()
     for number in range(3):

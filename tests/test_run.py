@@ -33,7 +33,7 @@ def final(folder) -> float:
 
 
 def test_a_run_directory_holds_everything_that_is_promised(tmp_path):
-    """Manifest, resolved scenario, tables with their schemas, model and report; hashes are those of the files."""
+    """Manifest, resolved scenario, tables with their schemas, model and report; hashes are those of the files; CASES RE-01."""
     folder, manifest = scenarios.played(tmp_path, scenarios.BLOBS)
     names = {path.name for path in folder.iterdir()}
     assert names == {
@@ -283,7 +283,7 @@ def test_delay_aware_staleness_weighs_at_the_server(tmp_path):
 
 
 def test_a_diverged_run_ends_with_null_scores_and_a_report(tmp_path):
-    """A step far above the stability bound overflows: the manifest stays strict JSON, the report says so."""
+    """A step far above the stability bound overflows: the manifest stays strict JSON, the report says so; CASES RE-03."""
     folder, manifest = scenarios.played(tmp_path, scenarios.QUADRATIC, "training.lr=1e6", "run.max_updates=400")
     rejected = events(folder).filter(pl.col("outcome") == "rejected: non-finite")
     assert len(rejected) > 0
@@ -441,7 +441,7 @@ def test_an_event_log_that_is_gone_or_damaged_is_no_run_directory(tmp_path):
 
 
 def test_verify_finds_a_sample_that_changed_hands(tmp_path):
-    """One sample moved to another client, or all clients renumbered: both are told."""
+    """One sample moved to another client, or all clients renumbered: both are told; CASES PT-04, RP-02."""
     folder, _ = scenarios.played(tmp_path, scenarios.BLOBS)
     table = pl.read_parquet(folder / "partition.parquet")
     owners = table["client"].to_list()

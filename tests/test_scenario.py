@@ -273,7 +273,7 @@ def test_the_seed_option_beats_file_and_override(read):
 
 
 def test_problems_of_an_override_name_it(complaints):
-    """What came from the command line is named by the option, after the problems of the file."""
+    """What came from the command line is named by the option, after the problems of the file; CASES CF-01."""
     found = complaints(
         SMALL + "concurency = 3\n",
         "strategy.stalness_power=0.5",

@@ -92,7 +92,7 @@ def test_what_is_not_toml_names_its_line(tmp_path, raw, expected):
     ],
 )
 def test_numbers_out_of_this_world_are_refused(tmp_path, line, expected):
-    """Integers without bound, infinities and NaN are range errors with their place."""
+    """Integers without bound, infinities and NaN are range errors with their place; CASES EV-08."""
     assert refused(tmp_path, GOOD + line.encode()) == f"bad.toml:5: [run] {expected}"
 
 

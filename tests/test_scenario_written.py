@@ -227,7 +227,7 @@ def test_every_table_of_the_schema_is_closed_and_described():
     ],
 )
 def test_the_schema_rejects_what_the_loader_rejects(wrong):
-    """Unknown keys and tables, other variants' keys, wrong types, ranges and names fail in the editor too."""
+    """Unknown keys and tables, other variants' keys, wrong types, ranges and names fail in the editor too; CASES CF-01."""
     assert CHECKER.is_valid(SMALL)
     assert not CHECKER.is_valid(SMALL | wrong)
     with pytest.raises(ValueError, match="validation error"):

@@ -117,7 +117,7 @@ def test_sa_03_uniform_selection_sees_the_whole_population():
 
 @pytest.mark.parametrize("busy", [0, 60, 92])
 def test_uniform_is_uniform_over_the_selectable(busy):
-    """20,000 draws, free, half crowded and below an eighth: chi-square over the free clients stays in its range."""
+    """20,000 draws, free, half crowded and below an eighth: chi-square over the free clients stays in its range; CASES SA-03."""
     selector, view, roster = Uniform(5), Crowd(100), roster_without(100, range(busy))
     seen = Counter(selector.choose(None, view, roster, Send(), number)[1][0] for number in range(20_000))
     free = 100 - busy
@@ -130,7 +130,7 @@ def test_uniform_is_uniform_over_the_selectable(busy):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_every_selector_conforms(name):
-    """Distinct selectable clients, no more than asked for, the same answer twice, nothing where nobody is free."""
+    """Distinct selectable clients, no more than asked for, the same answer twice, nothing where nobody is free; CASES SA-01."""
     selector = build(name, seed=1, keys=range(20), order=[3, 1, 4, 15, 9, 2, 6])
     assert isinstance(selector.reads_outcomes, bool)
     chooser: Selector = pickle.loads(pickle.dumps(selector))  # noqa: S301

@@ -121,7 +121,7 @@ def test_as_06_the_very_first_update_changes_the_model(strategy):
 
 
 def test_fedasync_is_recomputed_from_alpha_each_time():
-    """A stale update does not shrink the weight of the next fresh one."""
+    """A stale update does not shrink the weight of the next fresh one; CASES AS-06."""
     ground = Playground(FedAsync(), 0.0, concurrency=2)
     # Jobs 0 and 1 start; each arrival sends the next number out at once. Job 0 comes back three versions late.
     weights = [ground.arrive(job, 1.0).weight for job in (1, 2, 3, 0, 5)]
@@ -206,7 +206,7 @@ def test_ag_05_no_finite_member_still_makes_a_version(strategy):
 
 
 def test_a_weight_that_underflows_does_not_divide_by_zero():
-    """A power so steep that every weight is 0 leaves the model where it is under sum_w, too."""
+    """A power so steep that every weight is 0 leaves the model where it is under sum_w, too; CASES AS-06."""
     ground = Playground(FedBuff(buffer_size=1, normalize="sum_w", staleness=lambda _: 0.0), 1.0)
     ground.arrive(0, 9.0)
     assert ground.params == 1.0

@@ -125,7 +125,7 @@ def test_cancel_stragglers_ends_the_jobs_of_the_closed_round_only():
 
 
 def test_a_round_never_waits_for_more_than_were_sent_out():
-    """Only two clients exist for five places: the round ends with both of them."""
+    """Only two clients exist for five places: the round ends with both of them; CASES SA-01."""
     ground = Playground(FedAvg(clients_per_round=5), 0.0, clients=2)
     assert sorted(ground.jobs) == [0, 1]
     assert ground.arrive(0, 1.0).params is None
@@ -184,7 +184,7 @@ def test_a_deadline_before_enough_reports_abandons():
 
 
 def test_a_deadline_before_any_arrival_abandons_and_goes_on():
-    """Faster than the fastest client: each round is abandoned, everybody's report is late."""
+    """Faster than the fastest client: each round is abandoned, everybody's report is late; CASES EV-05."""
     ground = Playground(FedAvg(clients_per_round=2, deadline_s=0.1), 0.0)
     for number in range(3):
         reply = ground.alarm(f"deadline {number}")
@@ -210,7 +210,7 @@ def test_an_alarm_of_a_closed_round_does_nothing():
 
 
 def test_a_place_filled_after_the_first_report_is_waited_for():
-    """Two are out when the first is lost; a third joins the round before the second reports: the mean is of both."""
+    """Two are out when the first is lost; a third joins the round before the second reports: the mean is of both; CASES SA-01."""
     ground = Playground(FedAvg(clients_per_round=3), 0.0, clients=2)
     ground.lose(0)
     ground.jobs[9] = ground.jobs[1]._replace(id=9, client=0)

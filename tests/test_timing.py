@@ -47,7 +47,7 @@ def test_seconds_are_rounded_half_to_even():
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -1e-9, -math.inf, 2.0**62])
 def test_what_is_no_duration_is_refused(bad):
-    """NaN, infinite, negative and 146,000-year durations are errors that show the value."""
+    """NaN, infinite, negative and 146,000-year durations are errors that show the value; CASES EV-08."""
     with pytest.raises(ValueError, match="finite number of seconds"):
         to_ticks(bad)
 
@@ -200,7 +200,7 @@ def test_the_same_draw_moves_with_its_parameter():
 
 
 def test_trips_belong_to_key_and_count_not_to_the_number_of_the_client():
-    """Client 0 with key 9 draws what client 1 with key 9 draws elsewhere."""
+    """Client 0 with key 9 draws what client 1 with key 9 draws elsewhere; CASES RP-03."""
     here, there = JobDraws(7, [9, 4], ALL_LAWS), JobDraws(7, [4, 9], ALL_LAWS)
     assert [here.values(0, nth) for nth in range(300)] == [there.values(1, nth) for nth in range(300)]
     assert here.values(0, 0) != here.values(1, 0)
@@ -221,6 +221,6 @@ def test_without_laws_nothing_is_drawn_and_there_is_no_wait():
 
 
 def test_a_law_that_gives_no_duration_names_client_and_job():
-    """A product of factors beyond any duration is an error that names the client and its job number."""
+    """A product of factors beyond any duration is an error that names the client and its job number; CASES EV-08."""
     with pytest.raises(RunError, match=r"client 2, job number 4 .*check its laws"):
         drawn_trips(JobLaws(jitter_factor=Constant(1e200)), factor=1e100).trip(2, 4, Work(steps=1))

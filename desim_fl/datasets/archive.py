@@ -11,6 +11,7 @@ import gzip
 import io
 import sys
 import zipfile
+import zlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -79,7 +80,7 @@ def member(name: str, path: Path = EMBEDDED) -> NDArray:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return archive[name]
-    except (OSError, KeyError, zipfile.BadZipFile, ValueError) as error:
+    except (OSError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, NotImplementedError, ValueError) as error:
         raise DataError(f"{path}: the embedded data cannot be read ({error}); reinstall desim-fl") from error
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from desim_fl import tables
 from desim_fl.errors import RunDirectoryError
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def read(run_dir: Path) -> Run:
 
     Raises RunDirectoryError where it is none, or where a table is unreadable or lacks a column.
     """
-    if not run_dir.is_dir():
+    if not _is_folder(run_dir):
         raise RunDirectoryError(f"{run_dir} is not a run directory: there is no such folder")
     manifest = _manifest(run_dir / "manifest.json")
     clients = _table(run_dir / "clients.parquet", CLIENTS).sort("client")
@@ -96,6 +97,13 @@ def read(run_dir: Path) -> Run:
         clients=clients.with_columns(_labels(clients)),
         wall=_table(run_dir / "wall.parquet", WALL),
     )
+
+
+def _is_folder(path: Path) -> bool:
+    try:
+        return path.is_dir()
+    except OSError:  # a name that is too long, say
+        return False
 
 
 def _text(path: Path) -> str:
@@ -130,7 +138,7 @@ def _events(folder: Path) -> pl.DataFrame:
 def _collect(pattern: Path, place: Path, schema: Mapping[str, Any]) -> pl.DataFrame:
     columns = [pl.col(name).cast(dtype) for name, dtype in schema.items()]
     try:
-        return pl.scan_parquet(pattern).select(columns).collect()
+        return tables.collected(pl.scan_parquet(pattern).select(columns))
     except pl.exceptions.ColumnNotFoundError as error:
         missing = str(error).splitlines()[0]
         raise RunDirectoryError(f"{place} lacks a column that every run writes: {missing}") from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import select
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 MAX_BYTES = 1 << 20
 MAX_PROBLEMS = 100
+PIPE_WAIT_S = 10
 # A dotted key of 64 parts. tomllib takes minutes for one of 500,000, so it is looked for first.
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""", re.ASCII)
 
@@ -64,8 +67,7 @@ def load(path: str | Path, overrides: Sequence[str] = (), seed: int | None = Non
 def _read(path: str | Path) -> str:
     """Return the file's text. Raises ScenarioError where there is none that could be a scenario."""
     try:
-        with Path(path).open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+        raw = _content(Path(path))
     except (OSError, ValueError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise ScenarioError(f"{path}: cannot be read: {why}") from error
@@ -78,6 +80,23 @@ def _read(path: str | Path) -> str:
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise ScenarioError(f"{path}:{line}: is not UTF-8 text (byte 0x{raw[error.start]:02x})") from error
+
+
+def _content(path: Path) -> bytes:
+    """Return the file's bytes, one more than the limit at most; a pipe is not waited for without end."""
+    if not path.is_fifo():
+        with path.open("rb") as file:
+            return file.read(MAX_BYTES + 1)
+    found = b""
+    with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb", 0) as pipe:  # noqa: PTH123  (a descriptor)
+        while len(found) <= MAX_BYTES:
+            if not select.select([pipe], [], [], PIPE_WAIT_S)[0]:
+                raise ValueError(f"it is a pipe into which nobody has written for {PIPE_WAIT_S} s")
+            part = pipe.read(MAX_BYTES + 1 - len(found))
+            if not part:
+                break
+            found += part
+    return found
 
 
 def _parse(path: str, text: str) -> dict[str, Any]:
