@@ -161,7 +161,7 @@ def _trips(scenario: Scenario, people: Population, size_bytes: int, assignment: 
         job_draws=JobDraws(seed, people.keys, laws),
         seconds_per_step=clients.seconds_per_step,
         delay_scale=scenario.run.delay_scale,
-        usual_steps=lambda client: assignment.work(client, None).steps or 0,
+        usual_steps=lambda client: assignment.usual[client].steps or 0,
     )
 
 
@@ -223,7 +223,7 @@ def _executor(
 
     asked = scenario.executor
     wish = Wish(asked.name, asked.workers, asked.threads_per_job, _expected_jobs(scenario))
-    steps = [assignment.work(client, None).steps or 0 for client in range(len(people))]
+    steps = [work.steps or 0 for work in assignment.usual]
     executor, reason = choose(task, wish, steps)
     return (reusing(executor, task, asked.reuse_limit_gb) if asked.reuse else executor), reason
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from desim_fl.algebra import Null
 from desim_fl.core import Alarm, Job, Reply, Send, Stop, Work
@@ -21,8 +21,8 @@ class Consultation:
     Every event is a method that returns the strategy's reply. Each raises ``RunError`` naming strategy, event and job
     where the strategy fails, answers with something unsound, or changes shared parameters in place.
 
-    A reply is looked at twice: :func:`evidently_sound` lets the usual ones pass at the price of one unpacking;
-    whatever is left goes through every check.
+    Arrivals are what a run consists of. There, a reply whose every field is evidently sound passes at the price of
+    one unpacking; any other goes through all checks, as the replies to rarer events do.
     """
 
     def __init__(self, strategy: Strategy, view: View) -> None:
@@ -36,14 +36,16 @@ class Consultation:
     def arrive(self, update: Update) -> Reply:
         """Hand an update over."""
         view = self._view
-        params = view.params
-        if params is not Null and hasattr(params, "_version"):
+        current = view.params
+        if current is not Null and hasattr(current, "_version"):
             return self._careful("arrive", self.state, view, update, job=update.job)
         try:
             state, reply = self._strategy.arrive(self.state, view, update)
+        except DesimError:
+            raise
         except Exception as error:
-            self._failed("arrive", update.job, error)
-        if not evidently_sound(reply, params):
+            raise self._failed("arrive", update.job, error) from error
+        if type(reply) is not Reply or not _evidently_sound(reply, current):
             self._check(reply, "arrive", update.job)
         self.state = state
         return reply
@@ -67,8 +69,10 @@ class Consultation:
         try:
             answer = getattr(self._strategy, event)(*arguments)
             state, reply = (self.state, answer) if event == "finish" else answer
+        except DesimError:
+            raise
         except Exception as error:
-            self._failed(event, job, error)
+            raise self._failed(event, job, error) from error
         if _changes(shared) != before:
             raise RunError(f"the strategy {self._name} changed shared parameters in place in {event}{_about(job)}; make new ones")
         self._check(reply, event, job)
@@ -80,11 +84,8 @@ class Consultation:
         if fault is not None:
             raise RunError(f"the strategy {self._name} must answer {event}{_about(job)} with {fault}")
 
-    def _failed(self, event: str, job: Job | None, error: Exception) -> NoReturn:
-        if isinstance(error, DesimError):
-            raise error
-        told = f"{type(error).__name__}: {error}"
-        raise RunError(f"the strategy {self._name} failed in {event}{_about(job)}: {told}") from error
+    def _failed(self, event: str, job: Job | None, error: Exception) -> RunError:
+        return RunError(f"the strategy {self._name} failed in {event}{_about(job)}: {type(error).__name__}: {error}")
 
     @property
     def _name(self) -> str:
@@ -100,18 +101,16 @@ def _changes(values: tuple[Params, Params]) -> list[int | None]:
     return [None if value is Null else getattr(value, "_version", None) for value in values]
 
 
-def evidently_sound(reply: Any, current: Params) -> bool:
-    """Whether a reply is one of the usual ones, in which nothing can be wrong; False says nothing."""
-    if type(reply) is not Reply:
-        return False
+def _evidently_sound(reply: Reply, current: Params) -> bool:
+    """Whether every field is one that is usual and cannot be wrong; False says nothing."""
     params, shares, sends, stops, keep, alarms, weight, scale, reject, abandon = reply
     return (
-        (params is None or current is Null or type(params) is float is type(current))
-        and sends is reject is None
-        and stops == keep == alarms == ()
+        sends is reject is None
         and abandon is False
+        and stops == keep == alarms == ()
         and (weight is None or type(weight) is float)
         and (scale is None or type(scale) is float)
+        and (params is None or current is Null or type(params) is float is type(current))
         and (shares is None or _evidently_shares(shares))
     )
 

@@ -27,6 +27,7 @@ class Desk:
         self.explicit = False  # whether the strategy has ever chosen its own sends
         self.dispatched = 0
         self._world, self._view, self._sent, self._depart = world, view, sent, depart
+        self._selector, self._immediate = world.selector, world.dispatch == "immediate"
         self._selector_state = world.selector.start()
         self._foreseen = 0 if _can_foresee(world) else math.inf  # dispatches below this number are foretold
         self._asked: list[Send] = []
@@ -45,24 +46,20 @@ class Desk:
 
     def hear(self, client: int, loss: float | None) -> None:
         """Pass a trained value on to a selector that reads outcomes; it stands in the arrival's row already."""
-        if self._world.selector.reads_outcomes:
-            hear = getattr(self._world.selector, "hear")  # noqa: B009  (only these selectors have it)
-            self._selector_state = hear(self._selector_state, client, loss)
+        hear = getattr(self._selector, "hear")  # noqa: B009  (only these selectors have it)
+        self._selector_state = hear(self._selector_state, client, loss)
 
-    def queue(self, sends: tuple[Send, ...] | None, freed: int, *, at_once: bool, published: bool) -> None:
-        """Open the places a strategy asks for, or else (``None``) those that became free, by the dispatch policy."""
+    def serve(self, sends: tuple[Send, ...] | None, freed: int, *, at_once: bool, published: bool) -> None:
+        """Open the places a strategy asks for, or else (``None``) those that became free; fill all that can be filled."""
         if sends is not None:
             self.explicit = self.explicit or bool(sends)
             self._asked.extend(sends)
-        elif at_once or self._world.dispatch == "immediate":
+        elif at_once or self._immediate:
             self._open += freed
         else:
             self._held += freed
-        if published:
+        if published and self._held:
             self._open, self._held = self._open + self._held, 0
-
-    def fill(self) -> None:
-        """Send out clients for every open place that somebody can take now."""
         if self._asked:
             left = [self._send(send) for send in self._asked]
             self._asked = [send for send in left if send is not None]
@@ -79,7 +76,7 @@ class Desk:
             raise RefusedError("secure groups (Send.secret) cannot be played yet")
         self._check(send)
         if send.clients is None:
-            taken = self._choose(send)
+            taken = self._choose_from_group(send)
             rest = send._replace(count=send.count - len(taken))
         else:
             taken = tuple(client for client in send.clients if self.roster.is_selectable(client))
@@ -102,20 +99,24 @@ class Desk:
             )
 
     def _choose(self, send: Send) -> tuple[int, ...]:
+        """Have the selector choose; ``depart`` checks that a client it chose alone is selectable."""
+        if self.dispatched >= self._foreseen:
+            self._foresee()
+        self._selector_state, chosen = self._selector.choose(
+            self._selector_state, self._view, self.roster, send, self.dispatched
+        )
+        if len(chosen) > 1:
+            self._check_choice(chosen, send.count)
+        return chosen
+
+    def _choose_from_group(self, send: Send) -> tuple[int, ...]:
         if not self.roster.selectable:
             return ()
         if send.group is not None and send.group not in self._world.groups:
             raise RefusedError(
                 f'the strategy sends to the group "{send.group}", which is not one of this world\'s groups'
             )
-        if self.dispatched >= self._foreseen:
-            self._foresee()
-        self._selector_state, chosen = self._world.selector.choose(
-            self._selector_state, self._view, self.roster, send, self.dispatched
-        )
-        if len(chosen) != 1 or not self.roster.is_selectable(chosen[0]):
-            self._check_choice(chosen, send.count)
-        return chosen
+        return self._choose(send)
 
     def _foresee(self) -> None:
         """Let the trips of those who will most likely be sent out next be drawn at once: faster, and never otherwise."""

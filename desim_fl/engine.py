@@ -8,19 +8,26 @@ staleness, idle clients, open places); the strategy computes; the executor train
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import simpy
 
 from desim_fl.algebra import Null, is_finite
-from desim_fl.complaints import abandoned_for_ever, rejected_for_ever
+from desim_fl.complaints import (
+    abandoned_for_ever,
+    non_finite,
+    not_advancing,
+    rejected_for_ever,
+    ringing_for_ever,
+    unlike_the_plan,
+)
 from desim_fl.consultation import Consultation
-from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Stop, Update
+from desim_fl.core import Alarm, Job, Loss, Model, Reply, Send, Stop, Update
 from desim_fl.dispatch import Desk
-from desim_fl.errors import JobError, LawError, RefusedError, RunError, StalledError
+from desim_fl.errors import LawError, RefusedError, RunError, StalledError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
-from desim_fl.flight import ALARM, ARRIVAL, END, Due, Flying, whole_trip
+from desim_fl.flight import ALARM, ARRIVAL, END, Due, Flying, fate, whole_trip
 from desim_fl.ledger import Ledger
 from desim_fl.ticks import to_ticks
 from desim_fl.usage import Usage
@@ -29,11 +36,15 @@ from desim_fl.view import LiveView
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from desim_fl.records import Batch
     from desim_fl.world import World
 
 _SAME_CLIENT_LIMIT = 100
 _SAME_INSTANT_LIMIT = 100_000
 _ABANDONED_LIMIT = 10_000
+
+
+new: Any = tuple.__new__  # a NamedTuple from all its fields at half the price
 
 
 class Engine:
@@ -46,12 +57,14 @@ class Engine:
         self.usage = Usage(len(world.sizes))
         self.flights: dict[int, Flying] = {}
         self.dispatches = [0] * len(world.sizes)
+        self.now = 0  # virtual time in ticks: SimPy's, as of the event in hand
         self.why: str | None = None
         self.final_ticks = 0
         self._env = simpy.Environment(initial_time=0)
         self._view = LiveView(world, self.flights)
         self._strategy = Consultation(world.strategy, self._view)
         self._desk = Desk(world, self._view, self.dispatches, self._depart)
+        self._roster = self._desk.roster
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] | None = None
         self._abandoned = self._rejected = 0  # rounds and updates since the last publish
@@ -60,13 +73,16 @@ class Engine:
         self._caches: dict[int, Any] = {}
         self._memories: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}  # by job: buffers of the finite updates since the last publish
-        self._instant, self._instant_events, self._by_client = -1, 0, dict[int, int]()
-        log.tally = self.usage.tally
+        self._instant, self._events, self._crowd = -1, 0, dict[int, int]()  # what landed in it, by client
+        self._most_updates, self._most_versions = _bounds(world)
+        self._hears = world.selector.reads_outcomes
+        self._usual, self._trip = world.assignment.usual, world.trips.trip
+        self._submit, self._collect, self._release = world.executor.submit, world.executor.collect, world.executor.release
+        log.tally = self._tally
 
-    @property
-    def now(self) -> int:
-        """Virtual time in ticks."""
-        return self._env.now  # pyright: ignore[reportReturnType]
+    def _tally(self, batch: Batch) -> None:
+        self.usage.tally(batch)
+        self.ledger.tally(batch)
 
     # ---- the run
 
@@ -76,9 +92,9 @@ class Engine:
         self._evaluator.start(self.model, lambda: (self.model, self.ledger.arrived), self._goes_on)
         limit, step = self.world.stops.max_ticks, self._env.step
         if limit is not None:
-            Due(self._env, self._on_end, None, END, 0, limit)
+            Due(self._env, self._on_end, limit, END, 0, limit)
         self.log.block(0)
-        self._answer(self._strategy.start(), freed=self.world.concurrency, at_once=True)
+        self._answer(self._strategy.start(), -1, -1, self.world.concurrency, at_once=True)
         try:
             while self.why is None:
                 step()
@@ -86,10 +102,11 @@ class Engine:
             raise StalledError(self._stalled()) from error
         return self.log.finish(self.final_ticks)
 
-    def _on_end(self, _: Due) -> None:
+    def _on_end(self, event: Due) -> None:
         """The last instant has been played whole."""
+        self.now = event.subject
         self.log.block(self.now)
-        self._stop("max_time", self.now)
+        self._stop("max_time")
 
     def settle(self) -> None:
         """Wait for evaluations that are still under way, when a run ends before its stop."""
@@ -107,129 +124,84 @@ class Engine:
             "strategy.buffer_size, run.concurrency and run.dispatch, or set run.max_time_s"
         )
 
-    def _stop(self, why: str, tick: int) -> None:
+    def _stop(self, why: str) -> None:
         """Write the last rows of the current block (the strategy may flush once more) and evaluate."""
         reply = self._strategy.finish()
         if reply.params is not None:
             self._publish(reply, -1, -1)
         self.log.row(Kind.STOP, -1, -1, self.model.version)
-        self.ledger.check(self.model.version)
-        self.usage.close(self.flights.values(), tick)
-        self.why, self.final_ticks = why, tick
-        self._evaluator.finish(self.model, tick, self.ledger.arrived)
+        self.ledger.check(self.model.version, len(self.flights))
+        self.usage.close(self.flights.values(), self.now)
+        self.why, self.final_ticks = why, self.now
+        self._evaluator.finish(self.model, self.now, self.ledger.arrived)
 
     # ---- landings and alarms
 
-    def _on_landing(self, event: Due) -> None:
-        flying: Flying = event.subject
-        if flying.due is not event:
-            return  # cancelled, or moved to another instant
-        self.log.block(flying.ends)
-        self._guard_progress(flying)
+    def _on_landing(self, flying: Flying) -> None:
+        job = flying.job
+        if self.flights.get(job.id) is not flying:
+            return  # cancelled, or it ends otherwise
+        self.now = now = flying.ends
+        if now == self._instant:
+            self._crowd_in(job.client, lost=flying.lost is not None)
+        else:
+            self._instant, self._events, self._crowd = now, 1, {job.client: 1}
         if flying.lost is None:
             self._arrive(flying)
         else:
             self._lose(flying, flying.lost)
-        self.world.executor.release(flying.job)
+        self._release(job)
         if self._watch is not None:
             self._watch(self)
 
     def _arrive(self, flying: Flying) -> None:
         """Let the strategy have the update, unless the engine turns it away, and do as it replies."""
-        outcome = self._collect(flying)
-        job, version = flying.job, self.model.version
-        self._land(flying)
-        self.ledger.arrive(job.version, version, flying.trip.bytes_up)
-        staleness = version - job.version
-        reason = self._turned_away(staleness, outcome)
-        if reason is None:
-            self._hand_over(flying, outcome, staleness)
+        job, ledger, version = flying.job, self.ledger, self.model.version
+        number, client, _, base, own, _, _, _, _, _ = job
+        outcome = self._collect(job, flying.steps)
+        params, buffers, examples, steps, stopped, loss, _, memory, bad = outcome
+        if stopped or steps != flying.steps or examples != self.world.sizes[client]:
+            raise unlike_the_plan(job, outcome, flying.steps, self.world.sizes[client], self.world.executor.name)
+        if memory is not None:
+            self._memories[client] = memory
+        del self.flights[number]
+        self._roster.free(client)
+        ledger.arrived += 1
+        loss = None if loss is Null else loss
+        staleness, bound = version - base, self.world.strategy.max_staleness
+        if not examples or (bound is not None and staleness > bound):
+            self.log.arrive(self.now, client, number, version, staleness, examples, steps, flying.trip, None, loss)
+            self._turn_away(job, staleness, "no examples" if bound is None or staleness <= bound else "stale")
             return
-        self._log_arrival(flying, outcome, staleness)
-        self._reject(job, staleness, reason)
-        reply = self._strategy.lose(Loss(job, staleness, reason))
-        self._answer(reply, job.client, job.id, freed=1, at_once=True)
-
-    def _turned_away(self, staleness: int, outcome: Outcome) -> str | None:
-        """Say why the engine rejects an arrival, for every strategy alike, or ``None``."""
-        bound = self.world.strategy.max_staleness
-        if bound is not None and staleness > bound:
-            return "stale"
-        return None if outcome.examples else "no examples"
-
-    def _hand_over(self, flying: Flying, outcome: Outcome, staleness: int) -> None:
-        """Let the strategy have the update, and do as it replies."""
-        job, finite, seen, weight = flying.job, True, outcome, None
-        if outcome.bad is not None or not (outcome.params is Null or is_finite(outcome.params)):
-            self._allow_non_finite(job, outcome)
-            finite, seen = False, outcome._replace(params=job.params)
-        self.ledger.buffered += 1
+        finite = bad is None and (params is Null or is_finite(params))
+        if not finite and self.world.non_finite == "fail":
+            raise non_finite(job, bad)
+        seen = outcome if finite else outcome._replace(params=own)
+        update = new(Update, (job, seen, staleness, finite, self._caches.get(client)))
+        ledger.buffered += 1
+        weight = None
         try:
-            reply = self._strategy.arrive(Update(job, seen, staleness, finite, self._caches.get(job.client)))
+            reply = self._strategy.arrive(update)
             weight = reply.weight
         finally:  # where the strategy fails, the log must still add up
-            self._log_arrival(flying, outcome, staleness, weight, finite=finite)
-        if reply.reject is None:
-            self._buffers[job.id] = outcome.buffers if finite else None
-        else:
-            self.ledger.buffered -= 1
+            self.log.arrive(self.now, client, number, version, staleness, examples, steps, flying.trip, weight, loss)
+            if not finite:
+                self.log.say("outcome", "rejected: non-finite")
+                self.log.say("bad_key", bad or "params")
+        if reply.reject is not None:
+            ledger.buffered -= 1
             self._reject(job, staleness, reply.reject)
-        self._desk.hear(job.client, outcome.loss)
-        self._answer(reply, job.client, job.id, freed=1, at_once=reply.reject is not None)
+        elif self.model.buffers:
+            self._buffers[number] = buffers if finite else None
+        if self._hears:
+            self._desk.hear(client, loss)
+        self._answer(reply, client, number, 1, at_once=reply.reject is not None)
 
-    def _allow_non_finite(self, job: Job, outcome: Outcome) -> None:
-        if self.world.non_finite == "fail":
-            raise RunError(
-                f"job {job.id} (client {job.client}, from version {job.version}) gave a non-finite update in "
-                f'"{outcome.bad or "params"}"; run.non_finite = "skip" would give it weight 0 and go on'
-            )
-
-    def _collect(self, flying: Flying) -> Outcome:
-        """Get the outcome, check what the timeline took for granted, and store the client's memory."""
-        job = flying.job
-        outcome = self.world.executor.collect(job, flying.steps)
-        _, _, examples, steps, stopped, _, _, memory, _ = outcome
-        if stopped or steps != flying.steps or examples != self.world.sizes[job.client]:
-            self._refuse(flying, outcome)
-        if memory is not None:
-            self._memories[job.client] = memory
-        return outcome
-
-    def _refuse(self, flying: Flying, outcome: Outcome) -> NoReturn:
-        job, name = flying.job, self.world.executor.name
-        if outcome.stopped:
-            raise RefusedError("early stopping of local training (Outcome.stopped) cannot be played yet")
-        if outcome.steps != flying.steps:
-            why = f"the trainer reports {outcome.steps} optimiser steps, but {flying.steps} were asked for and timed"
-            raise JobError(job.id, job.client, job.version, name, why)
-        why = f"the trainer reports {outcome.examples} examples, but the client has {self.world.sizes[job.client]}"
-        raise JobError(job.id, job.client, job.version, name, why)
-
-    def _land(self, flying: Flying) -> None:
-        """End a flight and free its client."""
-        job = flying.job
-        del self.flights[job.id]
-        flying.due = None
-        self._desk.roster.free(job.client)
-
-    def _log_arrival(
-        self, flying: Flying, outcome: Outcome, staleness: int, weight: float | None = None, *, finite: bool = True
-    ) -> None:
-        job, loss = flying.job, outcome.loss
-        self.log.arrive(
-            job.client,
-            job.id,
-            self.model.version,
-            staleness,
-            outcome.examples,
-            outcome.steps,
-            flying.trip,
-            weight,
-            None if loss is Null else loss,
-        )
-        if not finite:
-            self.log.say("outcome", "rejected: non-finite")
-            self.log.say("bad_key", outcome.bad or "params")
+    def _turn_away(self, job: Job, staleness: int, reason: str) -> None:
+        """Reject an arrival, for every strategy alike."""
+        self._reject(job, staleness, reason)
+        reply = self._strategy.lose(Loss(job, staleness, reason))
+        self._answer(reply, job.client, job.id, 1, at_once=True)
 
     def _reject(self, job: Job, staleness: int, reason: str) -> None:
         self.ledger.rejected += 1
@@ -239,79 +211,66 @@ class Engine:
         self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, reason)
 
     def _lose(self, flying: Flying, why: str) -> None:
-        job, version = flying.job, self.model.version
-        self._land(flying)
-        self.ledger.lose(job.version, version)
-        self.usage.spend(flying, flying.ends)
-        staleness = version - job.version
-        self.log.row(Kind.LOSE, job.client, job.id, version, staleness, why)
+        job = flying.job
+        del self.flights[job.id]
+        self._roster.free(job.client)
+        self.ledger.lost += 1
+        self.usage.spend(flying, self.now)
+        staleness = self.model.version - job.version
+        self.log.block(self.now)
+        self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, why)
         reply = self._strategy.lose(Loss(job, staleness, why))
-        self._answer(reply, job.client, job.id, freed=1, at_once=True)
+        self._answer(reply, job.client, job.id, 1, at_once=True)
 
     def _on_alarm(self, event: Due) -> None:
         name: str = event.subject
         if self._alarms.get(name) is not event:
             return  # taken back, or set anew
         del self._alarms[name]
-        self._count_event()
-        if self._instant_events >= _SAME_INSTANT_LIMIT:
-            raise StalledError(
-                f'virtual time is not advancing: the alarm "{name}" rings again and again at t = {self.now / 1e6} s; '
-                "set it at least a microsecond ahead"
-            )
+        self.now = int(self._env.now)
+        if self.now != self._instant:
+            self._instant, self._events, self._crowd = self.now, 0, {}
+        self._events += 1
+        if self._events >= _SAME_INSTANT_LIMIT:
+            raise ringing_for_ever(name, self.now)
         self.log.block(self.now)
         self.log.row(Kind.ALARM, -1, -1, self.model.version, reason=name)
-        self._answer(self._strategy.alarm(name), freed=0)
+        self._answer(self._strategy.alarm(name), -1, -1, 0)
 
-    def _count_event(self, client: int = -1) -> None:
-        """Count the landings and alarms of this instant so far, and those of each client."""
-        now = self.now
-        if now != self._instant:
-            self._instant, self._instant_events, self._by_client = now, 1, {client: 1}
-        else:
-            self._instant_events += 1
-            self._by_client[client] = self._by_client.get(client, 0) + 1
-
-    def _guard_progress(self, flying: Flying) -> None:
-        """Raise ``StalledError`` where virtual time does not advance and no stop rule would end it."""
-        self._count_event(flying.job.client)
-        if self._instant_events >= _SAME_CLIENT_LIMIT:
-            self._guard_instant(flying.job.client, lost=flying.lost is not None)
-
-    def _guard_instant(self, client: int, *, lost: bool) -> None:
-        stops, count = self.world.stops, self._by_client[client]
+    def _crowd_in(self, client: int, *, lost: bool) -> None:
+        """Count one more landing of this instant: an error where time does not advance and no stop rule would end it."""
+        self._events += 1
+        count = self._crowd[client] = self._crowd.get(client, 0) + 1
+        stops = self.world.stops
         uncounted = stops.max_versions is None and stops.max_updates is None
-        endless = (lost or stops.max_updates is None) and self._instant_events >= _SAME_INSTANT_LIMIT
+        endless = (lost or stops.max_updates is None) and self._events >= _SAME_INSTANT_LIMIT
         if (uncounted and count >= _SAME_CLIENT_LIMIT) or endless:
-            fate = "arrived or was lost" if lost else "arrived"
-            raise StalledError(
-                f"virtual time is not advancing: client {client} {fate} {count} times at t = {self.now / 1e6} s; "
-                "give jobs a duration (clients.seconds_per_step, network.latency_s) or set run.max_updates"
-            )
+            raise not_advancing(client, count, self.now, lost=lost)
 
     # ---- what a reply asks for
 
-    def _answer(self, reply: Reply, client: int = -1, job: int = -1, *, freed: int, at_once: bool = False) -> None:
+    def _answer(self, reply: Reply, client: int, job: int, freed: int, *, at_once: bool = False) -> None:
         """Publish first, then check the stop rules, then end, arm and send."""
-        if reply.keep:
-            self._caches.update(reply.keep)
-        if reply.params is not None:
+        params, _, sends, stops, keep, alarms, _, _, _, abandon = reply
+        if keep:
+            self._caches.update(keep)
+        if params is not None:
             self._publish(reply, client, job)
-        if reply.abandon:
+        if abandon:
             self._abandon(client, job)
-        why = self.world.stops.reached(self.model.version, self.ledger.arrived)
-        if why is not None:
-            self._stop(why, self.now)
+        version = self.model.version
+        if self.ledger.arrived >= self._most_updates or version >= self._most_versions:
+            self._stop("max_versions" if version >= self._most_versions else "max_updates")
             return
-        for stop in reply.stops:
+        for stop in stops:
             freed += self._end_early(stop)
-        for alarm in reply.alarms:
+        for alarm in alarms:
             self._set_alarm(alarm)
-        self._desk.queue(reply.sends, freed, at_once=at_once, published=reply.params is not None)
-        self._desk.fill()
-        self.ledger.check(self.model.version)
-        if not self._desk.explicit and self.ledger.in_flight > self.world.concurrency:
-            raise LawError(f"{self.ledger.in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
+        self._desk.serve(sends, freed, at_once=at_once, published=params is not None)
+        in_flight = len(self.flights)
+        self.ledger.check(version, in_flight)
+        if in_flight > self.world.concurrency and not self._desk.explicit:
+            raise LawError(f"{in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
 
     def _abandon(self, client: int, job: int) -> None:
         """Write the row of an abandoned round; raises ``StalledError`` where no round ever ends otherwise."""
@@ -348,31 +307,37 @@ class Engine:
         if flying is None:
             raise RunError(f"the strategy stops job {stop.job}, which is not in flight")
         if stop.how == "cancel":
-            job = flying.job
-            version = self.model.version
-            self._land(flying)
-            self.ledger.cancel(job.version, version)
-            self.usage.spend(flying, self.now)
-            self.log.cut(job.id)
-            self.log.row(Kind.CANCEL, job.client, job.id, version, version - job.version)
-            self.world.executor.release(job)
+            self._cancel(flying)
             return 1
         if stop.how not in {"epoch", "step"}:
             raise RefusedError(f'a job cannot be stopped with how = "{stop.how}"; use "cancel", "epoch" or "step"')
         self._report_early(flying, stop.how)
         return 0
 
+    def _cancel(self, flying: Flying) -> None:
+        job, version = flying.job, self.model.version
+        del self.flights[job.id]
+        self._roster.free(job.client)
+        self.ledger.cancelled += 1
+        self.usage.spend(flying, self.now)
+        self.log.cut(job.id)
+        self.log.row(Kind.CANCEL, job.client, job.id, version, version - job.version)
+        self._release(job)
+
     def _report_early(self, flying: Flying, how: str) -> None:
         """Let a job report what it has at its next epoch or step boundary."""
-        steps, compute = flying.boundary(self.now, how)
+        job, now = flying.job, self.now
+        steps, compute = flying.boundary(now, how)
         if steps == flying.steps:
             return
-        ahead = {kind for kind, tick in flying.legs() if tick > self.now}
-        self.log.cut(flying.job.id)
-        flying.shorten(steps, compute)
-        later = tuple(end for end in flying.legs() if end[0] in ahead)  # a boundary in this very instant included
-        self.log.legs(flying.job.client, flying.job.id, later)
-        self._schedule_landing(flying)
+        ahead = {kind for kind, tick in flying.legs() if tick > now}
+        self.log.cut(job.id)
+        trip = flying.trip._replace(compute=compute)
+        ends, lost = fate(trip, flying.left)
+        shorter = Flying(self._env, self._on_landing, now, job, trip, flying.left, steps, ends, lost)
+        self.flights[job.id] = shorter
+        later = tuple(end for end in shorter.legs() if end[0] in ahead)  # a boundary in this very instant included
+        self.log.legs(job.client, job.id, later)
 
     def _set_alarm(self, alarm: Alarm) -> None:
         self._alarms.pop(alarm.name, None)
@@ -388,32 +353,33 @@ class Engine:
 
     def _depart(self, client: int, send: Send) -> None:
         """Dispatch one job to one client; its whole trip is known now."""
-        world, now, version = self.world, self.now, self.model.version
-        nth, start = self.dispatches[client], send.start or self.model
-        work = world.assignment.work(client, send.work)
-        trip = world.trips.trip(client, nth, work)
+        _, _, _, asked, extra, start, tag, _, _ = send
+        self._roster.take(client)
+        world, now, nth = self.world, self.now, self.dispatches[client]
+        self.dispatches[client] = nth + 1
+        base, params, buffers = start or self.model
+        work = self._usual[client] if asked is None else world.assignment.work(client, asked)
+        trip = self._trip(client, nth, work)
         ends, lost = whole_trip(client, nth, trip, now)
         if world.assignment.rate is not None:
             work = world.assignment.rated(work, trip)
         number = self.ledger.dispatched
-        base, params, buffers = start
-        memory = self._memories.get(client)
-        job = Job(number, client, nth, base, params, buffers, work, send.extra, memory, send.tag)
-        flying = self.flights[number] = Flying(job, trip, now, work.steps or 0, ends, lost)
-        self.dispatches[client] = nth + 1
-        self._desk.roster.take(client)
-        self.ledger.depart(base, version, trip.bytes_down)
-        self._log_departure(flying)
-        self._schedule_landing(flying)
-        world.executor.submit(job, ends)
-
-    def _log_departure(self, flying: Flying) -> None:
-        job = flying.job
-        if flying.lost is None:
-            self.log.dispatch(job.client, job.id, job.version, job.nth, job.work, flying.trip)
+        self.ledger.dispatched = number + 1
+        job = new(Job, (number, client, nth, base, params, buffers, work, extra, self._memories.get(client), tag))
+        flying = Flying(self._env, self._on_landing, now, job, trip, now, work.steps or 0, ends, lost)
+        self.flights[number] = flying
+        if lost is None:
+            self.log.dispatch(client, number, base, nth, work, trip)
         else:
-            self.log.dispatch(job.client, job.id, job.version, job.nth, job.work, flying.trip, 0)
-            self.log.legs(job.client, job.id, flying.legs())
+            self.log.dispatch(client, number, base, nth, work, trip, 0)
+            self.log.legs(client, number, flying.legs())
+        self._submit(job, ends)
 
-    def _schedule_landing(self, flying: Flying) -> None:
-        flying.due = Due(self._env, self._on_landing, flying, ARRIVAL, flying.job.id, flying.ends - self.now)
+
+def _bounds(world: World) -> tuple[float, float]:
+    """Updates and versions at which the run stops; infinite where it does not."""
+    stops = world.stops
+    return (
+        math.inf if stops.max_updates is None else stops.max_updates,
+        math.inf if stops.max_versions is None else stops.max_versions,
+    )

@@ -74,11 +74,11 @@ class Segment(NamedTuple):
 class EventLog:
     """Collects records, places leg ends, hashes the timeline and feeds full segments to ``sink``.
 
-    ``tally`` is called with each batch of records before it is placed.
+    ``tally`` is called with each batch before it is placed.
     """
 
     def __init__(self, sink: Callable[[Segment], None] | None = None, segment_rows: int = SEGMENT_ROWS) -> None:
-        self.tally: Callable[[NDArray[np.void]], None] = lambda _: None
+        self.tally: Callable[[records.Batch], None] = lambda _: None
         self._sink = sink
         self._segment_rows = segment_rows
         self._hash = hashlib.sha256()
@@ -114,6 +114,7 @@ class EventLog:
 
     def arrive(
         self,
+        tick: int,
         client: int,
         job: int,
         version: int,
@@ -124,21 +125,19 @@ class EventLog:
         weight: float | None,
         loss: float | None,
     ) -> None:
-        """A job's update is here."""
+        """A job's update is here: begins a block at this tick."""
+        if len(self._records) >= _BATCH_ROWS:
+            self.settle(tick)
+        self._block = block = self._block + 1
+        self._ticks.append(tick)
         download, wait, compute, upload, _, size, _ = trip
-        what = ARRIVE
-        if weight is None:
-            weight = 0.0
-        else:
-            what |= FIRST
-        if loss is None:
-            loss = 0.0
-        else:
+        what = ARRIVE if weight is None else ARRIVE | FIRST
+        if loss is not None:
             what |= SECOND
         self._records.append(
             PACK(
-                what, self._block, client, job, version, staleness, examples, steps, size,
-                download, wait or 0, compute, upload, weight, loss,
+                what, block, client, job, version, staleness, examples, steps, size,
+                download, wait or 0, compute, upload, weight or 0.0, loss or 0.0,
             )
         )  # fmt: skip
 
@@ -182,7 +181,7 @@ class EventLog:
         self._version = int(batch.versions[-1])
         self._records, self._ticks, self._block = [], [], -1
         self._texts = {name: {} for name in _TEXTS}
-        self.tally(batch.records)
+        self.tally(batch)
         self._emit(batch, legs[due], texts)
 
     def _legs(self, batch: records.Batch) -> NDArray[np.void]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import simpy
@@ -35,21 +34,31 @@ class Due(simpy.Event):
         env.schedule(self, (order << NUMBER_BITS) | number, delay)  # pyright: ignore[reportArgumentType]
 
 
-@dataclass(slots=True)
-class Flying:
-    """A job on its way.
+class Flying(simpy.Event):
+    """A job on its way, and at once the event that ends its flight; ``handler`` is called with it.
 
-    It left at tick ``left``, will have done ``steps``, and its flight ends at tick ``ends``, where it arrives or is
-    ``lost`` (the reason); ``due`` is the event of that.
+    It left at tick ``left``, will have done ``steps``, and ends at tick ``ends``, where it arrives or is ``lost`` (the
+    reason). It never changes: what ends otherwise than planned is another flight of the same job.
     """
 
-    job: Job
-    trip: Trip
-    left: int
-    steps: int
-    ends: int
-    lost: str | None = None
-    due: Due | None = None
+    __slots__ = ("callbacks", "ends", "job", "left", "lost", "steps", "trip")
+    _ok, _value = True, None
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        handler: Callable[[Any], None],
+        now: int,
+        job: Job,
+        trip: Trip,
+        left: int,
+        steps: int,
+        ends: int,
+        lost: str | None,
+    ) -> None:
+        self.callbacks = [handler]
+        self.job, self.trip, self.left, self.steps, self.ends, self.lost = job, trip, left, steps, ends, lost
+        env.schedule(self, (ARRIVAL << NUMBER_BITS) | job[0], ends - now)  # pyright: ignore[reportArgumentType]
 
     @property
     def started(self) -> int:
@@ -76,11 +85,6 @@ class Flying:
                 return steps, compute * steps // planned
         return self.steps, compute
 
-    def shorten(self, steps: int, compute: int) -> None:
-        """Have it do only ``steps`` steps, in ``compute`` ticks."""
-        self.steps, self.trip = steps, self.trip._replace(compute=compute)
-        self.ends, self.lost = fate(self.trip, self.left)
-
 
 def fate(trip: Trip, left: int) -> tuple[int, str | None]:
     """Tick at which a flight ends, and why it is lost on its way (``None`` = it arrives)."""
@@ -103,14 +107,11 @@ def whole_trip(client: int, nth: int, trip: Trip, left: int) -> tuple[int, str |
     download, wait, compute, upload, _, _, lost = trip
     if wait is None:
         wait = 0
-    if (
-        lost is None
-        and type(download) is type(wait) is type(compute) is type(upload) is int
-        and download >= 0 <= wait
-        and compute >= 0 <= upload
-        and (ends := left + download + wait + compute + upload) < MOST_TICKS
-    ):
-        return ends, None
+    ends = left + download + wait + compute + upload
+    if lost is None and type(ends) is int and ends < MOST_TICKS:
+        signs = download | wait | compute | upload  # negative if one of them is; whole, since their sum is
+        if signs >= 0:
+            return ends, None
     _check_trip(client, nth, trip, left)
     return fate(trip, left)
 

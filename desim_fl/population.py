@@ -18,7 +18,7 @@ from desim_fl.draws import Purpose, stream
 from desim_fl.errors import LawError, ScenarioError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -231,7 +231,7 @@ class Roster:
     """Which clients are selectable now; kept by the engine with ``take`` and ``free``, both of constant time.
 
     Free clients are marked in one byte each and counted by blocks, so that the n-th free one is found without a
-    walk over all. Who is idle longest is kept as a ring from the first time that somebody asks: few selectors do.
+    walk over all; ``is_selectable(client)`` looks a mark up. Who is idle longest is kept as a ring from the first time that somebody asks: few selectors do.
     """
 
     __slots__ = (
@@ -244,6 +244,7 @@ class Roster:
         "_latest",
         "_ring",
         "_since",
+        "is_selectable",
         "selectable",
     )
 
@@ -252,25 +253,24 @@ class Roster:
         self._block = max(64, 1 << math.isqrt(count).bit_length())
         blocks = -(-count // self._block)
         self._flags = bytearray(b"\x01") * count
+        self.is_selectable: Callable[[int], bool] = self._flags.__getitem__  # asked most often: no call of our own
         self._flags_view = np.frombuffer(self._flags, np.uint8)
-        self._counts = array("q", [self._block] * blocks)
-        self._counts[-1] -= blocks * self._block - count
+        self._counts = array("q", [self._block] * blocks if count > _FEW else [])
+        if self._counts:
+            self._counts[-1] -= blocks * self._block - count
         self._counts_view = np.frombuffer(self._counts, np.int64)
         self._frees = 0  # how often somebody became free
         self._latest = -1  # who did last
         self._since = array("q", bytes(8 * count))  # of each client: that count when it last became free
         self._ring: _Ring | None = None
 
-    def is_selectable(self, client: int) -> bool:
-        """Whether this client may be sent out now."""
-        return self._flags[client] == 1
-
     def take(self, client: int) -> None:
         """Mark a client as busy; LawError if it is already."""
         if not self._flags[client]:
             raise LawError(f"client {client} was sent out although it was not selectable")
         self._flags[client] = 0
-        self._counts[client // self._block] -= 1
+        if self._counts:
+            self._counts[client // self._block] -= 1
         self.selectable -= 1
         if self._ring is not None:
             self._ring.remove(client)
@@ -280,7 +280,8 @@ class Roster:
         if self._flags[client]:
             raise LawError(f"client {client} was freed although it was not busy")
         self._flags[client] = 1
-        self._counts[client // self._block] += 1
+        if self._counts:
+            self._counts[client // self._block] += 1
         self.selectable += 1
         self._latest = client
         self._frees += 1
@@ -294,7 +295,7 @@ class Roster:
             raise LawError(f"asked for selectable client number {rank} of {self.selectable}")
         if self.selectable == 1 and self._latest >= 0 and self._flags[self._latest]:
             return self._latest  # a crowded world asks this at every arrival
-        if len(self._flags) <= _FEW:
+        if not self._counts:
             return int(self._flags_view.nonzero()[0][rank])
         upto = np.cumsum(self._counts_view)
         block = int(np.searchsorted(upto, rank, side="right"))

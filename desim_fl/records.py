@@ -71,11 +71,6 @@ _KIND = 0xFF
 LEG = np.dtype([("tick", "<i8"), ("kind", "<i8"), ("client", "<i8"), ("job", "<i8"), ("floor", "<i8")])
 
 
-def kinds(records: NDArray[np.void]) -> Whole:
-    """Return the kind of each record."""
-    return records["what"] & _KIND
-
-
 class Column(NamedTuple):
     """Numbers of which some are missing."""
 
@@ -96,7 +91,7 @@ class Batch:
     def __init__(self, packed: Sequence[bytes], ticks: Sequence[int], version: int) -> None:
         self.records = np.frombuffer(b"".join(packed), RECORD)
         what, block = self.records["what"], self.records["block"]
-        self.kind = kinds(self.records)
+        self.kind: Whole = what & _KIND
         self.ticks: Whole = np.array(ticks, np.int64)[block]
         self._ends = np.searchsorted(block, np.arange(len(ticks)), side="right")
         published = np.flatnonzero(self.kind == PUBLISH)

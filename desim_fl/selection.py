@@ -88,7 +88,7 @@ class _Words:
 
     seed: int
     _memo: tuple[int, list[list[int]]] = field(default=(-1, []), repr=False)
-    _firsts: tuple[int, int, list[int]] = field(default=(-1, 0, []), repr=False)
+    _firsts: tuple[int, int, list[list[int]]] = field(default=(-ROWS, 0, []), repr=False)
     _ranks: tuple[int, list[int]] = field(default=(-1, []), repr=False)
 
     def _block(self, first: int, group: int) -> NDArray[np.uint32]:
@@ -106,14 +106,16 @@ class _Words:
         for group in range(1, TRIES // 4):
             yield from block(self.seed, Purpose.SELECTION, 0, number, group)
 
-    def first_tries(self, number: int, size: int) -> tuple[int, list[int]]:
-        """Whom the first word names among ``size``: the first dispatch number of the block, and a client for each."""
+    def first_tries(self, number: int, size: int) -> list[int]:
+        """Whom the first four words of a dispatch number name among ``size`` clients."""
         first, known, clients = self._firsts
-        if number - number % ROWS != first or known != size:
-            first = number - number % ROWS
-            clients = ((self._block(first, 0)[:, 0].astype(np.uint64) * np.uint64(size)) >> np.uint64(32)).tolist()
-            self._firsts = first, size, clients
-        return first, clients
+        place = number - first
+        if not 0 <= place < ROWS or known != size:
+            place = number % ROWS
+            drawn = self._block(number - place, 0).astype(np.uint64) * np.uint64(size)
+            clients = (drawn >> np.uint64(32)).tolist()
+            self._firsts = number - place, size, clients
+        return clients[place]
 
     def rank(self, number: int, count: int) -> int:
         """Rank that slot 16 names among ``count``."""
@@ -148,10 +150,14 @@ class Uniform:
 
     def choose(self, state: None, view: View, roster: Roster, send: Send, number: int) -> tuple[None, tuple[int, ...]]:
         """Choose up to ``send.count`` clients; ``number`` is the dispatch number of the first of them."""
-        if send.count == 1 and send.group is None:
-            client = self._at_once(view.clients, roster, number)
-            if client is not None:
-                return state, (client,)
+        if send.count == 1 and send.group is None:  # the usual case, cheaply
+            selectable, size = roster.selectable, view.clients
+            if selectable == 1:
+                return state, (roster.nth_selectable(0),)
+            if CROWDED * selectable >= size:
+                for client in self._words.first_tries(number, size):
+                    if roster.is_selectable(client):
+                        return state, (client,)
         pool = _pool(view, roster, send.group)
         chosen: dict[int, None] = {}
         ordered: list[int] = []
@@ -165,22 +171,12 @@ class Uniform:
             chosen[client] = None
         return state, tuple(chosen)
 
-    def _at_once(self, size: int, roster: Roster, number: int) -> int | None:
-        """The usual case, cheaply: one client of all, met by the first word, or the only one there is."""
-        if roster.selectable == 1:
-            return roster.nth_selectable(0)
-        if CROWDED * roster.selectable < size:
-            return None
-        first, clients = self._words.first_tries(number, size)
-        client = clients[number - first]
-        return client if roster.is_selectable(client) else None
-
     def likely(self, state: None, view: View, roster: Roster, number: int) -> Sequence[int]:  # noqa: ARG002
         """Foretell whom the dispatches from ``number`` on will most likely take, in a world with many idle clients."""
         if CROWDED * roster.selectable < view.clients:
             return ()
-        first, clients = self._words.first_tries(number, view.clients)
-        return clients[number - first :]
+        until = number - number % ROWS + ROWS
+        return [self._words.first_tries(dispatch, view.clients)[0] for dispatch in range(number, until)]
 
     def _met(self, pool: _Pool, number: int, chosen: Mapping[int, None]) -> int | None:
         if CROWDED * (pool.open - len(chosen)) < pool.size:

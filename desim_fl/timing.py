@@ -8,9 +8,9 @@ and its own job count.
 
 from __future__ import annotations
 
+import struct
 from array import array
 from dataclasses import dataclass, field
-from itertools import repeat
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -33,7 +33,7 @@ _CHUNK = 1 << 16  # clients whose constants are drawn at once: bounds the memory
 _WINDOW = 256  # neighbours whose trips are drawn together
 _SHORTEST, _LONGEST = 4, 256  # trips of a client drawn ahead; as many as it has made already, within these bounds
 _FEW_LEFT = 4  # a client is drawn for once no more than one in so many of its trips is left
-_AHEAD = 1 << 16  # trips held ahead, over all clients; where that is too few for each, the desk foretells who leaves
+_AHEAD = 1 << 18  # trips held ahead, over all clients; where that is too few for each, the desk foretells who leaves
 _EXACT = 2.0**53  # whole numbers below it are exact as floats
 
 
@@ -98,14 +98,20 @@ class JobDraws:
 
 
 class Ahead(NamedTuple):
-    """A client's trips drawn ahead, the next one last, up to its job ``end`` (not included), for jobs of ``steps`` steps."""
+    """Trips of one client drawn ahead: of its jobs ``first`` to ``end`` (not included), if they have ``steps`` steps.
 
+    ``legs`` are packed, so that thousands of trips in stock are no objects for the garbage collector to walk over.
+    """
+
+    first: int
     end: int
     steps: int
-    trips: list[Trip | None]  # ``None`` where one is not sound: drawn alone, when it is asked for, it says why
+    legs: bytes
 
 
-_NONE_AHEAD = Ahead(0, -1, [])
+new: Any = tuple.__new__  # a NamedTuple from all its fields at half the price
+_NONE_AHEAD = Ahead(0, 0, -1, b"")
+_LEGS = struct.Struct("<4q")  # download, -1 where a trip is not sound; wait, -1 where there is none; compute; upload
 
 
 @dataclass(slots=True)
@@ -130,21 +136,26 @@ class DrawnTrips:
     _clients: int = field(init=False)
     _longest: int = field(init=False)
     _ahead: dict[int, Ahead] = field(init=False, default_factory=dict, repr=False)
+    _next: list[int] = field(init=False, repr=False)  # by client: the job after the last asked for
 
     def __post_init__(self) -> None:
         self._clients = len(self.device_factor)
         self._longest = min(_LONGEST, _AHEAD // max(1, self._clients))
         self.foresees = self._longest < _SHORTEST
+        self._next = [] if self.foresees else [0] * self._clients
 
     def trip(self, client: int, nth: int, work: Work) -> Trip:
         """Durations of this client's ``nth`` job; raises ``RunError`` naming the client if one is no duration."""
-        end, steps, trips = self._ahead.get(client, _NONE_AHEAD)
-        if (not trips or nth != end - len(trips)) and not self.foresees:
-            end, steps, trips = self._draw_ahead(client, nth, work.steps or 0)
-        if trips and nth == end - len(trips):
-            trip = trips.pop()
-            if trip is not None and steps == work.steps:
-                return trip
+        first, end, steps, legs = self._ahead.get(client, _NONE_AHEAD)
+        if not first <= nth < end and not self.foresees:
+            first, end, steps, legs = self._draw_ahead(client, nth, work.steps or 0)
+        if first <= nth < end and steps == work.steps:
+            download, wait, compute, upload = _LEGS.unpack_from(legs, (nth - first) * _LEGS.size)
+            if self._next:
+                self._next[client] = nth + 1
+            if download >= 0:
+                size = self.links.size_bytes
+                return new(Trip, (download, None if wait < 0 else wait, compute, upload, size, size, None))
         try:
             return self._trip(client, work, self.job_draws.values(client, nth))
         except (ValueError, OverflowError) as error:
@@ -153,29 +164,39 @@ class DrawnTrips:
     def expect(self, clients: Sequence[int], nths: Sequence[int]) -> None:
         """Draw the trips of jobs that will most likely be asked for next; those foretold before are forgotten."""
         steps = [self._usual(client, 0) for client in clients]
-        trips = self._trips(np.array(clients, np.int64), np.array(nths, np.int64), np.array(steps, np.int64))
-        foretold = zip(clients, nths, steps, trips, strict=True)
-        self._ahead = {client: Ahead(nth + 1, count, [trip]) for client, nth, count, trip in foretold}
+        legs = self._legs(np.array(clients, np.int64), np.array(nths, np.int64), np.array(steps, np.int64))
+        each = (legs[at : at + _LEGS.size] for at in range(0, len(legs), _LEGS.size))
+        foretold = zip(clients, nths, steps, each, strict=True)
+        self._ahead = {client: Ahead(nth, nth + 1, count, mine) for client, nth, count, mine in foretold}
 
     def _draw_ahead(self, client: int, nth: int, steps: int) -> Ahead:
         """Draw trips of this client from ``nth`` on, and of those neighbours that have few left."""
         start = client - client % _WINDOW
-        self._ahead[client] = Ahead(nth, steps, [])
-        window = ((other, self._ahead.get(other)) for other in range(start, min(start + _WINDOW, self._clients)))
-        lacking = {
-            other: ahead or Ahead(0, self._usual(other, steps), [])
-            for other, ahead in window
-            if ahead is None or _FEW_LEFT * len(ahead.trips) <= min(ahead.end, self._longest)
-        }
-        lengths = [min(self._longest, max(_SHORTEST, ahead.end)) for ahead in lacking.values()]
-        nths = [np.arange(ahead.end, ahead.end + length) for ahead, length in zip(lacking.values(), lengths, strict=True)]
-        asked = [ahead.steps for ahead in lacking.values()]
-        trips = self._trips(np.repeat(list(lacking), lengths), np.concatenate(nths), np.repeat(asked, lengths))
-        done = 0
-        for (other, (end, known, rest)), length in zip(lacking.items(), lengths, strict=True):
-            self._ahead[other] = Ahead(end + length, known, trips[done : done + length][::-1] + rest)
-            done += length
+        window = range(start, min(start + _WINDOW, self._clients))
+        stock = {other: self._stock(other, steps) for other in window} | {client: Ahead(nth, nth, steps, b"")}
+        lacking = {other: ahead for other, ahead in stock.items() if self._is_low(ahead)}
+        firsts = np.array([ahead.end for ahead in lacking.values()])
+        lengths = np.clip(firsts, _SHORTEST, self._longest)
+        ends = np.cumsum(lengths)
+        nths = np.arange(ends[-1]) + np.repeat(firsts + lengths - ends, lengths)
+        asked = np.repeat([ahead.steps for ahead in lacking.values()], lengths)
+        legs = self._legs(np.repeat(list(lacking), lengths), nths, asked)
+        stops = (_LEGS.size * ends).tolist()
+        for (other, ahead), since, until in zip(lacking.items(), [0, *stops], stops, strict=False):
+            end = ahead.end + (until - since) // _LEGS.size
+            self._ahead[other] = Ahead(ahead.first, end, ahead.steps, ahead.legs + legs[since:until])
         return self._ahead[client]
+
+    def _stock(self, client: int, steps: int) -> Ahead:
+        """What is left of a client's trips drawn ahead; one never asked for is taken to do its usual work."""
+        ahead = self._ahead.get(client)
+        if ahead is None:
+            return Ahead(0, 0, self._usual(client, steps), b"")
+        used = min(max(0, self._next[client] - ahead.first), ahead.end - ahead.first)
+        return ahead._replace(first=ahead.first + used, legs=ahead.legs[used * _LEGS.size :])
+
+    def _is_low(self, ahead: Ahead) -> bool:
+        return _FEW_LEFT * (ahead.end - ahead.first) <= min(ahead.end, self._longest)
 
     def _usual(self, client: int, otherwise: int) -> int:
         return otherwise if self.usual_steps is None else self.usual_steps(client)
@@ -193,10 +214,8 @@ class DrawnTrips:
             bytes_up=self.links.size_bytes,
         )
 
-    def _trips(
-        self, clients: NDArray[np.int64], nths: NDArray[np.int64], steps: NDArray[np.int64]
-    ) -> list[Trip | None]:
-        """The same trips for many jobs at once."""
+    def _legs(self, clients: NDArray[np.int64], nths: NDArray[np.int64], steps: NDArray[np.int64]) -> bytes:
+        """The same for many jobs at once, packed."""
         drawn = self.job_draws.columns(clients, nths)
         compute_s = steps * self.seconds_per_step * np.asarray(self.device_factor)[clients]
         latency_s = np.asarray(self.links.latency_s)[clients]
@@ -209,14 +228,11 @@ class DrawnTrips:
         )
         largest = _EXACT / max(self.delay_scale, 1.0)
         sound = np.logical_and.reduce([(leg >= 0.0) & (leg < largest) for leg in whole])  # NaN is not
-        download, wait, compute, upload = (_scaled(leg, sound, self.delay_scale) for leg in whole)
-        waits = wait if JobSlot.WAIT in drawn else repeat(None)
-        size = repeat(self.links.size_bytes)
-        made = zip(download, waits, compute, upload, size, size, repeat(None), strict=False)
-        trips: list[Trip | None] = list(map(tuple.__new__, repeat(Trip), made))  # Trip(...) costs twice as much
-        for place in np.flatnonzero(~sound).tolist():
-            trips[place] = None
-        return trips
+        legs = np.stack([_scaled(np.where(sound, leg, 0.0), self.delay_scale) for leg in whole], axis=1)
+        legs[~sound, 0] = -1
+        if JobSlot.WAIT not in drawn:
+            legs[:, 1] = -1
+        return legs.astype("<i8").tobytes()
 
 
 def _whole(seconds: NDArray[np.float64], factor: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
@@ -224,6 +240,6 @@ def _whole(seconds: NDArray[np.float64], factor: NDArray[np.float64] | None = No
     return np.rint((seconds if factor is None else seconds * factor) * TICKS_PER_SECOND)
 
 
-def _scaled(ticks: NDArray[np.float64], sound: NDArray[np.bool_], scale: float) -> list[int]:
-    whole = np.where(sound, ticks, 0.0).astype(np.int64)
-    return (whole * int(scale) if scale == int(scale) else np.rint(whole * scale).astype(np.int64)).tolist()
+def _scaled(ticks: NDArray[np.float64], scale: float) -> NDArray[np.int64]:
+    whole = ticks.astype(np.int64)
+    return whole * int(scale) if scale == int(scale) else np.rint(whole * scale).astype(np.int64)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from desim_fl.records import Kind, kinds
+from desim_fl.records import Kind
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from desim_fl.flight import Flying
+    from desim_fl.records import Batch
 
 
 class Spent(NamedTuple):
@@ -70,10 +71,9 @@ class Usage:
         self._totals = np.zeros((len(Account._fields), 64), np.int64)  # field by number
         self._ended: list[tuple[int, int, int, int, int]] = []  # client and legs, not added yet
 
-    def tally(self, records: NDArray[np.void]) -> None:
-        """Count the dispatches and arrivals among these records."""
-        kind = kinds(records)
-        sent, came = records[kind == Kind.DISPATCH], records[kind == Kind.ARRIVE]
+    def tally(self, batch: Batch) -> None:
+        """Count the dispatches and arrivals of a batch of the log."""
+        sent, came = (batch.records[batch.kind == kind] for kind in (Kind.DISPATCH, Kind.ARRIVE))
         self._open(sent["client"])
         self._add(sent["client"], {"dispatches": 1, "bytes_down": sent["bytes"]})
         legs = {leg: came[leg] for leg in LEGS}
