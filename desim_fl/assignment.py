@@ -27,7 +27,9 @@ class Assignment:
     lr: float = 0.05
     decay: str = "constant"
     rate: Callable[[float], float] | None = None
-    usual: Sequence[Work] = field(init=False, repr=False, compare=False)  # by client: what is asked unless said otherwise
+    usual: Sequence[Work] = field(
+        init=False, repr=False, compare=False
+    )  # by client: what is asked unless said otherwise
 
     def __post_init__(self) -> None:
         works = {epoch: self._filled(epoch, Work()) for epoch in dict.fromkeys(self.steps_per_epoch)}

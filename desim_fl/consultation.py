@@ -25,6 +25,8 @@ class Consultation:
     one unpacking; any other goes through all checks, as the replies to rarer events do.
     """
 
+    __slots__ = ("_strategy", "_view", "state")
+
     def __init__(self, strategy: Strategy, view: View) -> None:
         self.state: Any = None
         self._strategy, self._view = strategy, view
@@ -74,7 +76,9 @@ class Consultation:
         except Exception as error:
             raise self._failed(event, job, error) from error
         if _changes(shared) != before:
-            raise RunError(f"the strategy {self._name} changed shared parameters in place in {event}{_about(job)}; make new ones")
+            raise RunError(
+                f"the strategy {self._name} changed shared parameters in place in {event}{_about(job)}; make new ones"
+            )
         self._check(reply, event, job)
         self.state = state
         return reply

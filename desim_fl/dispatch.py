@@ -22,6 +22,23 @@ ANYBODY = Send()  # what the dispatch policy asks for most of the time
 class Desk:
     """Open places of two kinds: those a strategy asked for, and those that the dispatch policy refills."""
 
+    __slots__ = (
+        "_asked",
+        "_depart",
+        "_foreseen",
+        "_held",
+        "_immediate",
+        "_open",
+        "_selector",
+        "_selector_state",
+        "_sent",
+        "_view",
+        "_world",
+        "dispatched",
+        "explicit",
+        "roster",
+    )
+
     def __init__(self, world: World, view: View, sent: Sequence[int], depart: Callable[[int, Send], None]) -> None:
         self.roster = Roster(len(world.sizes))
         self.explicit = False  # whether the strategy has ever chosen its own sends

@@ -29,7 +29,7 @@ from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
 from desim_fl.flight import ALARM, ARRIVAL, END, Due, Flying, fate, whole_trip
 from desim_fl.ledger import Ledger
-from desim_fl.ticks import to_ticks
+from desim_fl.ticks import MOST_TICKS, to_ticks
 from desim_fl.usage import Usage
 from desim_fl.view import LiveView
 
@@ -49,6 +49,45 @@ new: Any = tuple.__new__  # a NamedTuple from all its fields at half the price
 
 class Engine:
     """Plays one world, once. ``run`` returns when a stop rule holds; ``why`` then names it."""
+
+    __slots__ = (
+        "_abandoned",
+        "_alarm_count",
+        "_alarms",
+        "_buffers",
+        "_caches",
+        "_collect",
+        "_crowd",
+        "_desk",
+        "_env",
+        "_evaluator",
+        "_events",
+        "_hears",
+        "_instant",
+        "_landing",
+        "_memories",
+        "_most_updates",
+        "_most_versions",
+        "_rejected",
+        "_release",
+        "_roster",
+        "_strategy",
+        "_submit",
+        "_trip",
+        "_usual",
+        "_view",
+        "_watch",
+        "dispatches",
+        "final_ticks",
+        "flights",
+        "ledger",
+        "log",
+        "model",
+        "now",
+        "usage",
+        "why",
+        "world",
+    )
 
     def __init__(self, world: World, log: EventLog, record: Callable[[Evaluation], None] | None = None) -> None:
         self.world, self.log = world, log
@@ -77,7 +116,10 @@ class Engine:
         self._most_updates, self._most_versions = _bounds(world)
         self._hears = world.selector.reads_outcomes
         self._usual, self._trip = world.assignment.usual, world.trips.trip
-        self._submit, self._collect, self._release = world.executor.submit, world.executor.collect, world.executor.release
+        self._collect = world.executor.collect
+        idle = getattr(world.executor, "idle", False)  # an executor that does nothing with jobs is not bothered with them
+        self._submit, self._release = (None, None) if idle else (world.executor.submit, world.executor.release)
+        self._landing = [self._on_landing]
         log.tally = self._tally
 
     def _tally(self, batch: Batch) -> None:
@@ -150,7 +192,8 @@ class Engine:
             self._arrive(flying)
         else:
             self._lose(flying, flying.lost)
-        self._release(job)
+        if self._release is not None:
+            self._release(job)
         if self._watch is not None:
             self._watch(self)
 
@@ -322,7 +365,7 @@ class Engine:
         self.usage.spend(flying, self.now)
         self.log.cut(job.id)
         self.log.row(Kind.CANCEL, job.client, job.id, version, version - job.version)
-        self._release(job)
+        self.world.executor.release(job)
 
     def _report_early(self, flying: Flying, how: str) -> None:
         """Let a job report what it has at its next epoch or step boundary."""
@@ -334,7 +377,7 @@ class Engine:
         self.log.cut(job.id)
         trip = flying.trip._replace(compute=compute)
         ends, lost = fate(trip, flying.left)
-        shorter = Flying(self._env, self._on_landing, now, job, trip, flying.left, steps, ends, lost)
+        shorter = Flying(self._env, self._landing, now, job, trip, flying.left, steps, ends, lost)
         self.flights[job.id] = shorter
         later = tuple(end for end in shorter.legs() if end[0] in ahead)  # a boundary in this very instant included
         self.log.legs(job.client, job.id, later)
@@ -360,20 +403,25 @@ class Engine:
         base, params, buffers = start or self.model
         work = self._usual[client] if asked is None else world.assignment.work(client, asked)
         trip = self._trip(client, nth, work)
-        ends, lost = whole_trip(client, nth, trip, now)
+        download, wait, compute, upload, _, _, lost = trip
+        wait = wait or 0
+        ends = now + download + wait + compute + upload
+        if lost is not None or type(ends) is not int or download | wait | compute | upload < 0 or ends >= MOST_TICKS:
+            ends, lost = whole_trip(client, nth, trip, now)  # lost on the way, or no trip at all
         if world.assignment.rate is not None:
             work = world.assignment.rated(work, trip)
         number = self.ledger.dispatched
         self.ledger.dispatched = number + 1
         job = new(Job, (number, client, nth, base, params, buffers, work, extra, self._memories.get(client), tag))
-        flying = Flying(self._env, self._on_landing, now, job, trip, now, work.steps or 0, ends, lost)
+        flying = Flying(self._env, self._landing, now, job, trip, now, work.steps or 0, ends, lost)
         self.flights[number] = flying
         if lost is None:
             self.log.dispatch(client, number, base, nth, work, trip)
         else:
             self.log.dispatch(client, number, base, nth, work, trip, 0)
             self.log.legs(client, number, flying.legs())
-        self._submit(job, ends)
+        if self._submit is not None:
+            self._submit(job, ends)
 
 
 def _bounds(world: World) -> tuple[float, float]:

@@ -35,7 +35,7 @@ class Due(simpy.Event):
 
 
 class Flying(simpy.Event):
-    """A job on its way, and at once the event that ends its flight; ``handler`` is called with it.
+    """A job on its way, and at once the event that ends its flight; ``handlers`` are called with it, a list for all.
 
     It left at tick ``left``, will have done ``steps``, and ends at tick ``ends``, where it arrives or is ``lost`` (the
     reason). It never changes: what ends otherwise than planned is another flight of the same job.
@@ -47,7 +47,7 @@ class Flying(simpy.Event):
     def __init__(
         self,
         env: simpy.Environment,
-        handler: Callable[[Any], None],
+        handlers: list[Callable[[Any], None]],
         now: int,
         job: Job,
         trip: Trip,
@@ -56,7 +56,7 @@ class Flying(simpy.Event):
         ends: int,
         lost: str | None,
     ) -> None:
-        self.callbacks = [handler]
+        self.callbacks = handlers
         self.job, self.trip, self.left, self.steps, self.ends, self.lost = job, trip, left, steps, ends, lost
         env.schedule(self, (ARRIVAL << NUMBER_BITS) | job[0], ends - now)  # pyright: ignore[reportArgumentType]
 
@@ -104,19 +104,6 @@ def whole_trip(client: int, nth: int, trip: Trip, left: int) -> tuple[int, str |
 
     Raises ``RunError`` naming the client unless every leg is a whole number of ticks from 0 on.
     """
-    download, wait, compute, upload, _, _, lost = trip
-    if wait is None:
-        wait = 0
-    ends = left + download + wait + compute + upload
-    if lost is None and type(ends) is int and ends < MOST_TICKS:
-        signs = download | wait | compute | upload  # negative if one of them is; whole, since their sum is
-        if signs >= 0:
-            return ends, None
-    _check_trip(client, nth, trip, left)
-    return fate(trip, left)
-
-
-def _check_trip(client: int, nth: int, trip: Trip, now: int) -> None:
     legs = {"download": trip.download, "wait": trip.wait or 0, "compute": trip.compute, "upload": trip.upload}
     if trip.lost is not None:
         legs["loss"] = trip.lost[0]
@@ -126,8 +113,9 @@ def _check_trip(client: int, nth: int, trip: Trip, now: int) -> None:
                 f"client {client}, job number {nth} of this client: the {leg} leg lasts {ticks!r} ticks; a leg is a "
                 "whole number of microseconds, finite and not negative"
             )
-    if now + duration(trip) >= MOST_TICKS:
+    if left + duration(trip) >= MOST_TICKS:
         raise RunError(f"client {client}: its job number {nth} would arrive after 146,000 years of virtual time")
+    return fate(trip, left)
 
 
 class FlightView(Mapping[int, Flight]):

@@ -82,7 +82,9 @@ class Column(NamedTuple):
 
     def tolist(self) -> list[Any]:
         """Return Python numbers, ``None`` where one is missing."""
-        return [value if known else None for value, known in zip(self.values.tolist(), self.known.tolist(), strict=True)]
+        return [
+            value if known else None for value, known in zip(self.values.tolist(), self.known.tolist(), strict=True)
+        ]
 
 
 class Batch:

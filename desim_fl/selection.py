@@ -88,7 +88,7 @@ class _Words:
 
     seed: int
     _memo: tuple[int, list[list[int]]] = field(default=(-1, []), repr=False)
-    _firsts: tuple[int, int, list[list[int]]] = field(default=(-ROWS, 0, []), repr=False)
+    firsts: tuple[int, int, list[list[int]]] = field(default=(-1, 0, []), repr=False)  # of the block asked for last
     _ranks: tuple[int, list[int]] = field(default=(-1, []), repr=False)
 
     def _block(self, first: int, group: int) -> NDArray[np.uint32]:
@@ -106,16 +106,13 @@ class _Words:
         for group in range(1, TRIES // 4):
             yield from block(self.seed, Purpose.SELECTION, 0, number, group)
 
-    def first_tries(self, number: int, size: int) -> list[int]:
-        """Whom the first four words of a dispatch number name among ``size`` clients."""
-        first, known, clients = self._firsts
-        place = number - first
-        if not 0 <= place < ROWS or known != size:
-            place = number % ROWS
-            drawn = self._block(number - place, 0).astype(np.uint64) * np.uint64(size)
-            clients = (drawn >> np.uint64(32)).tolist()
-            self._firsts = number - place, size, clients
-        return clients[place]
+    def name(self, number: int, size: int) -> tuple[int, int, list[list[int]]]:
+        """Whom the first four words of each dispatch number in the block of ``number`` name among ``size`` clients."""
+        first = number - number % ROWS
+        if self.firsts[:2] != (first, size):
+            named = (self._block(first, 0).astype(np.uint64) * np.uint64(size)) >> np.uint64(32)
+            self.firsts = first, size, named.tolist()
+        return self.firsts
 
     def rank(self, number: int, count: int) -> int:
         """Rank that slot 16 names among ``count``."""
@@ -155,7 +152,10 @@ class Uniform:
             if selectable == 1:
                 return state, (roster.nth_selectable(0),)
             if CROWDED * selectable >= size:
-                for client in self._words.first_tries(number, size):
+                first, known, tries = self._words.firsts
+                if known != size or not first <= number < first + ROWS:
+                    first, _, tries = self._words.name(number, size)
+                for client in tries[number - first]:
                     if roster.is_selectable(client):
                         return state, (client,)
         pool = _pool(view, roster, send.group)
@@ -175,8 +175,8 @@ class Uniform:
         """Foretell whom the dispatches from ``number`` on will most likely take, in a world with many idle clients."""
         if CROWDED * roster.selectable < view.clients:
             return ()
-        until = number - number % ROWS + ROWS
-        return [self._words.first_tries(dispatch, view.clients)[0] for dispatch in range(number, until)]
+        first, _, tries = self._words.name(number, view.clients)
+        return [clients[0] for clients in tries[number - first :]]
 
     def _met(self, pool: _Pool, number: int, chosen: Mapping[int, None]) -> int | None:
         if CROWDED * (pool.open - len(chosen)) < pool.size:

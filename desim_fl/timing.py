@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 16  # clients whose constants are drawn at once: bounds the memory on the way
 _WINDOW = 256  # neighbours whose trips are drawn together
 _SHORTEST, _LONGEST = 4, 256  # trips of a client drawn ahead; as many as it has made already, within these bounds
-_FEW_LEFT = 4  # a client is drawn for once no more than one in so many of its trips is left
+_ROWS = 4096  # trips drawn in one go: more do not stay in the processor's cache
 _AHEAD = 1 << 18  # trips held ahead, over all clients; where that is too few for each, the desk foretells who leaves
 _EXACT = 2.0**53  # whole numbers below it are exact as floats
 
@@ -111,7 +111,11 @@ class Ahead(NamedTuple):
 
 new: Any = tuple.__new__  # a NamedTuple from all its fields at half the price
 _NONE_AHEAD = Ahead(0, 0, -1, b"")
-_LEGS = struct.Struct("<4q")  # download, -1 where a trip is not sound; wait, -1 where there is none; compute; upload
+_LEGS = struct.Struct("<4q")
+_unpack, _SIZE = (
+    _LEGS.unpack_from,
+    _LEGS.size,
+)  # download, -1 where a trip is not sound; wait, -1 where there is none; compute; upload
 
 
 @dataclass(slots=True)
@@ -149,8 +153,8 @@ class DrawnTrips:
         first, end, steps, legs = self._ahead.get(client, _NONE_AHEAD)
         if not first <= nth < end and not self.foresees:
             first, end, steps, legs = self._draw_ahead(client, nth, work.steps or 0)
-        if first <= nth < end and steps == work.steps:
-            download, wait, compute, upload = _LEGS.unpack_from(legs, (nth - first) * _LEGS.size)
+        if first <= nth < end and steps == work[1]:
+            download, wait, compute, upload = _unpack(legs, (nth - first) * _SIZE)
             if self._next:
                 self._next[client] = nth + 1
             if download >= 0:
@@ -165,7 +169,7 @@ class DrawnTrips:
         """Draw the trips of jobs that will most likely be asked for next; those foretold before are forgotten."""
         steps = [self._usual(client, 0) for client in clients]
         legs = self._legs(np.array(clients, np.int64), np.array(nths, np.int64), np.array(steps, np.int64))
-        each = (legs[at : at + _LEGS.size] for at in range(0, len(legs), _LEGS.size))
+        each = (legs[at : at + _SIZE] for at in range(0, len(legs), _SIZE))
         foretold = zip(clients, nths, steps, each, strict=True)
         self._ahead = {client: Ahead(nth, nth + 1, count, mine) for client, nth, count, mine in foretold}
 
@@ -173,30 +177,32 @@ class DrawnTrips:
         """Draw trips of this client from ``nth`` on, and of those neighbours that have few left."""
         start = client - client % _WINDOW
         window = range(start, min(start + _WINDOW, self._clients))
-        stock = {other: self._stock(other, steps) for other in window} | {client: Ahead(nth, nth, steps, b"")}
-        lacking = {other: ahead for other, ahead in stock.items() if self._is_low(ahead)}
-        firsts = np.array([ahead.end for ahead in lacking.values()])
+        lacking = [other for other in window if other != client and self._is_low(other)]
+        stock = {other: self._left(other, steps) for other in lacking} | {client: Ahead(nth, nth, steps, b"")}
+        firsts = np.array([ahead.end for ahead in stock.values()])
         lengths = np.clip(firsts, _SHORTEST, self._longest)
         ends = np.cumsum(lengths)
         nths = np.arange(ends[-1]) + np.repeat(firsts + lengths - ends, lengths)
-        asked = np.repeat([ahead.steps for ahead in lacking.values()], lengths)
-        legs = self._legs(np.repeat(list(lacking), lengths), nths, asked)
-        stops = (_LEGS.size * ends).tolist()
-        for (other, ahead), since, until in zip(lacking.items(), [0, *stops], stops, strict=False):
-            end = ahead.end + (until - since) // _LEGS.size
+        asked = np.repeat([ahead.steps for ahead in stock.values()], lengths)
+        legs = self._legs(np.repeat(list(stock), lengths), nths, asked)
+        stops = (_SIZE * ends).tolist()
+        for (other, ahead), since, until in zip(stock.items(), [0, *stops], stops, strict=False):
+            end = ahead.end + (until - since) // _SIZE
             self._ahead[other] = Ahead(ahead.first, end, ahead.steps, ahead.legs + legs[since:until])
         return self._ahead[client]
 
-    def _stock(self, client: int, steps: int) -> Ahead:
+    def _is_low(self, client: int) -> bool:
+        """Whether a client has used up half of what was drawn ahead for it, or nothing was drawn yet."""
+        first, end, _, _ = self._ahead.get(client, _NONE_AHEAD)
+        return 2 * self._next[client] >= first + end
+
+    def _left(self, client: int, steps: int) -> Ahead:
         """What is left of a client's trips drawn ahead; one never asked for is taken to do its usual work."""
         ahead = self._ahead.get(client)
         if ahead is None:
             return Ahead(0, 0, self._usual(client, steps), b"")
         used = min(max(0, self._next[client] - ahead.first), ahead.end - ahead.first)
-        return ahead._replace(first=ahead.first + used, legs=ahead.legs[used * _LEGS.size :])
-
-    def _is_low(self, ahead: Ahead) -> bool:
-        return _FEW_LEFT * (ahead.end - ahead.first) <= min(ahead.end, self._longest)
+        return ahead._replace(first=ahead.first + used, legs=ahead.legs[used * _SIZE :])
 
     def _usual(self, client: int, otherwise: int) -> int:
         return otherwise if self.usual_steps is None else self.usual_steps(client)
@@ -216,6 +222,9 @@ class DrawnTrips:
 
     def _legs(self, clients: NDArray[np.int64], nths: NDArray[np.int64], steps: NDArray[np.int64]) -> bytes:
         """The same for many jobs at once, packed."""
+        if len(clients) > _ROWS:
+            parts = [slice(at, at + _ROWS) for at in range(0, len(clients), _ROWS)]
+            return b"".join([self._legs(clients[part], nths[part], steps[part]) for part in parts])
         drawn = self.job_draws.columns(clients, nths)
         compute_s = steps * self.seconds_per_step * np.asarray(self.device_factor)[clients]
         latency_s = np.asarray(self.links.latency_s)[clients]

@@ -15,6 +15,7 @@ class NullExecutor:
     """Claims the planned steps and, from ``sizes``, each client's number of samples; has no scores."""
 
     name = "null"
+    idle = True  # submit and release do nothing, and need not be called
 
     def __init__(self, sizes: Sequence[int]) -> None:
         self.sizes = sizes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from desim_fl.core import Reply
@@ -76,7 +77,7 @@ class FedBuff:
             members = (*members, (update.job.id, weight))
         state = Buffer(filled + 1, total, members)
         if filled + 1 < self.buffer_size:
-            return state, Reply(weight=weight)
+            return state, _taken_in(weight)
         return Buffer(), self._flush(state, view, weight)
 
     def lose(self, state: Buffer, view: View, loss: Loss) -> tuple[Buffer, Reply]:  # noqa: ARG002
@@ -98,3 +99,9 @@ class FedBuff:
         scale = self.server_lr / {"K": len(state.members), "sum_w": weights, "none": 1}[self.normalize]
         shares = tuple([(job, part / weights) for job, part in state.members])
         return Reply(params=view.params + scale * state.total, shares=shares, weight=weight, scale=scale)
+
+
+@lru_cache(maxsize=4096)
+def _taken_in(weight: float) -> Reply:
+    """The reply to an arrival that is buffered with this weight; few weights occur, and each reply is a constant."""
+    return Reply(weight=weight)
