@@ -25,10 +25,11 @@ class Consultation:
     one unpacking; any other goes through all checks, as the replies to rarer events do.
     """
 
-    __slots__ = ("_strategy", "_view", "state")
+    __slots__ = ("_strategy", "_view", "state", "usual")
 
     def __init__(self, strategy: Strategy, view: View) -> None:
         self.state: Any = None
+        self.usual = False  # whether the last reply to an arrival asks for nothing but a publish
         self._strategy, self._view = strategy, view
 
     def start(self) -> Reply:
@@ -47,7 +48,8 @@ class Consultation:
             raise
         except Exception as error:
             raise self._failed("arrive", update.job, error) from error
-        if type(reply) is not Reply or not _evidently_sound(reply, current):
+        self.usual = type(reply) is Reply and _evidently_sound(reply, current)
+        if not self.usual:
             self._check(reply, "arrive", update.job)
         self.state = state
         return reply
@@ -106,17 +108,20 @@ def _changes(values: tuple[Params, Params]) -> list[int | None]:
 
 
 def _evidently_sound(reply: Reply, current: Params) -> bool:
-    """Whether every field is one that is usual and cannot be wrong; False says nothing."""
-    params, shares, sends, stops, keep, alarms, weight, scale, reject, abandon = reply
+    """Whether a reply asks for nothing unusual, and what it says cannot be wrong; False says nothing."""
+    params, shares, _, _, _, _, weight, scale, _, _ = reply
     return (
-        sends is reject is None
-        and abandon is False
-        and stops == keep == alarms == ()
+        reply[2:6] == _NO_WISHES
+        and reply[8:] == _NO_VERDICT
         and (weight is None or type(weight) is float)
-        and (scale is None or type(scale) is float)
         and (params is None or current is Null or type(params) is float is type(current))
+        and (scale is None or type(scale) is float)
         and (shares is None or _evidently_shares(shares))
     )
+
+
+_NO_WISHES = Reply()[2:6]  # sends, stops, keep, alarms
+_NO_VERDICT = Reply()[8:]  # reject, abandon
 
 
 def _evidently_shares(shares: Any) -> bool:

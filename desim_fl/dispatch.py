@@ -66,6 +66,25 @@ class Desk:
         hear = getattr(self._selector, "hear")  # noqa: B009  (only these selectors have it)
         self._selector_state = hear(self._selector_state, client, loss)
 
+    def turn_over(self, *, published: bool) -> None:
+        """One came, so one leaves: the usual case of :meth:`serve`, without detours."""
+        if not self._immediate or self._open or self._held or self._asked or not self.roster.selectable:
+            self.serve(None, 1, at_once=False, published=published)
+            return
+        number = self.dispatched
+        if number >= self._foreseen:
+            self._foresee()
+        self._selector_state, chosen = self._selector.choose(
+            self._selector_state, self._view, self.roster, ANYBODY, number
+        )
+        if len(chosen) == 1:
+            self._depart(chosen[0], ANYBODY)
+            self.dispatched = number + 1
+        elif chosen:
+            self._check_choice(chosen, 1)
+        else:
+            self._open = 1
+
     def serve(self, sends: tuple[Send, ...] | None, freed: int, *, at_once: bool, published: bool) -> None:
         """Open the places a strategy asks for, or else (``None``) those that became free; fill all that can be filled."""
         if sends is not None:

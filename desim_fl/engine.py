@@ -64,12 +64,13 @@ class Engine:
         "_events",
         "_hears",
         "_instant",
-        "_landing",
+        "_arrival",
+        "_attended",
+        "_loss",
         "_memories",
         "_most_updates",
         "_most_versions",
         "_rejected",
-        "_release",
         "_roster",
         "_strategy",
         "_submit",
@@ -117,9 +118,10 @@ class Engine:
         self._hears = world.selector.reads_outcomes
         self._usual, self._trip = world.assignment.usual, world.trips.trip
         self._collect = world.executor.collect
-        idle = getattr(world.executor, "idle", False)  # an executor that does nothing with jobs is not bothered with them
-        self._submit, self._release = (None, None) if idle else (world.executor.submit, world.executor.release)
-        self._landing = [self._on_landing]
+        idle = getattr(world.executor, "idle", False)  # one that does nothing with jobs is not bothered with them
+        self._submit = None if idle else world.executor.submit
+        self._attended = not idle  # whether anybody wants to know of landings
+        self._arrival, self._loss = [self._on_arrival], [self._on_loss]  # handlers, for all flights
         log.tally = self._tally
 
     def _tally(self, batch: Batch) -> None:
@@ -131,6 +133,7 @@ class Engine:
     def run(self, watch: Callable[[Engine], None] | None = None) -> str:
         """Play until a stop rule holds and return ``timeline_sha256``; ``watch`` is called after every arrival."""
         self._watch = watch
+        self._attended = self._attended or watch is not None
         self._evaluator.start(self.model, lambda: (self.model, self.ledger.arrived), self._goes_on)
         limit, step = self.world.stops.max_ticks, self._env.step
         if limit is not None:
@@ -179,28 +182,15 @@ class Engine:
 
     # ---- landings and alarms
 
-    def _on_landing(self, flying: Flying) -> None:
-        job = flying.job
-        if self.flights.get(job.id) is not flying:
-            return  # cancelled, or it ends otherwise
-        self.now = now = flying.ends
-        if now == self._instant:
-            self._crowd_in(job.client, lost=flying.lost is not None)
-        else:
-            self._instant, self._events, self._crowd = now, 1, {job.client: 1}
-        if flying.lost is None:
-            self._arrive(flying)
-        else:
-            self._lose(flying, flying.lost)
-        if self._release is not None:
-            self._release(job)
-        if self._watch is not None:
-            self._watch(self)
-
-    def _arrive(self, flying: Flying) -> None:
+    def _on_arrival(self, flying: Flying) -> None:
         """Let the strategy have the update, unless the engine turns it away, and do as it replies."""
         job, ledger, version = flying.job, self.ledger, self.model.version
         number, client, _, base, own, _, _, _, _, _ = job
+        self.now = now = flying.ends
+        if now == self._instant:
+            self._crowd_in(client, lost=False)
+        else:
+            self._instant, self._events, self._crowd = now, 1, {client: 1}
         outcome = self._collect(job, flying.steps)
         params, buffers, examples, steps, stopped, loss, _, memory, bad = outcome
         if stopped or steps != flying.steps or examples != self.world.sizes[client]:
@@ -213,7 +203,7 @@ class Engine:
         loss = None if loss is Null else loss
         staleness, bound = version - base, self.world.strategy.max_staleness
         if not examples or (bound is not None and staleness > bound):
-            self.log.arrive(self.now, client, number, version, staleness, examples, steps, flying.trip, None, loss)
+            self.log.arrive(now, client, number, version, staleness, examples, steps, flying.trip, None, loss)
             self._turn_away(job, staleness, "no examples" if bound is None or staleness <= bound else "stale")
             return
         finite = bad is None and (params is Null or is_finite(params))
@@ -227,24 +217,58 @@ class Engine:
             reply = self._strategy.arrive(update)
             weight = reply.weight
         finally:  # where the strategy fails, the log must still add up
-            self.log.arrive(self.now, client, number, version, staleness, examples, steps, flying.trip, weight, loss)
+            self.log.arrive(now, client, number, version, staleness, examples, steps, flying.trip, weight, loss)
             if not finite:
                 self.log.say("outcome", "rejected: non-finite")
                 self.log.say("bad_key", bad or "params")
-        if reply.reject is not None:
-            ledger.buffered -= 1
-            self._reject(job, staleness, reply.reject)
-        elif self.model.buffers:
+        if self.model.buffers and reply.reject is None:
             self._buffers[number] = buffers if finite else None
         if self._hears:
             self._desk.hear(client, loss)
-        self._answer(reply, client, number, 1, at_once=reply.reject is not None)
+        if self._strategy.usual:
+            self._turn_over(reply, client, number)
+        else:
+            self._follow(reply, job, staleness)
+        if self._attended:
+            self._landed(job)
+
+    def _turn_over(self, reply: Reply, client: int, job: int) -> None:
+        """Answer a reply that asks for nothing but a publish, at most; what :meth:`_answer` would do, directly."""
+        published = reply.params is not None
+        if published:
+            self._publish(reply, client, job)
+        if self.ledger.arrived >= self._most_updates or self.model.version >= self._most_versions:
+            self._stop("max_versions" if self.model.version >= self._most_versions else "max_updates")
+            return
+        self._desk.turn_over(published=published)
+        self._balance()
+
+    def _follow(self, reply: Reply, job: Job, staleness: int) -> None:
+        """Answer a reply to an arrival that asks for more."""
+        if reply.reject is not None:
+            self.ledger.buffered -= 1
+            self._reject(job, staleness, reply.reject)
+        self._answer(reply, job.client, job.id, 1, at_once=reply.reject is not None)
+
+    def _balance(self) -> None:
+        """Check what must hold after every event."""
+        in_flight = len(self.flights)
+        self.ledger.check(self.model.version, in_flight)
+        if in_flight > self.world.concurrency and not self._desk.explicit:
+            raise LawError(f"{in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
+
+    def _landed(self, job: Job) -> None:
+        """Let go of a job, and tell who watches."""
+        self.world.executor.release(job)
+        if self._watch is not None:
+            self._watch(self)
 
     def _turn_away(self, job: Job, staleness: int, reason: str) -> None:
         """Reject an arrival, for every strategy alike."""
         self._reject(job, staleness, reason)
         reply = self._strategy.lose(Loss(job, staleness, reason))
         self._answer(reply, job.client, job.id, 1, at_once=True)
+        self._landed(job)
 
     def _reject(self, job: Job, staleness: int, reason: str) -> None:
         self.ledger.rejected += 1
@@ -253,17 +277,24 @@ class Engine:
             raise rejected_for_ever(self._rejected, reason, self.now)
         self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, reason)
 
-    def _lose(self, flying: Flying, why: str) -> None:
+    def _on_loss(self, flying: Flying) -> None:
+        """Tell the strategy of a job that will not come back."""
         job = flying.job
+        self.now = now = flying.ends
+        if now == self._instant:
+            self._crowd_in(job.client, lost=True)
+        else:
+            self._instant, self._events, self._crowd = now, 1, {job.client: 1}
         del self.flights[job.id]
         self._roster.free(job.client)
         self.ledger.lost += 1
-        self.usage.spend(flying, self.now)
-        staleness = self.model.version - job.version
-        self.log.block(self.now)
+        self.usage.spend(flying, now)
+        staleness, why = self.model.version - job.version, flying.lost or ""
+        self.log.block(now)
         self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, why)
         reply = self._strategy.lose(Loss(job, staleness, why))
         self._answer(reply, job.client, job.id, 1, at_once=True)
+        self._landed(job)
 
     def _on_alarm(self, event: Due) -> None:
         name: str = event.subject
@@ -310,10 +341,7 @@ class Engine:
         for alarm in alarms:
             self._set_alarm(alarm)
         self._desk.serve(sends, freed, at_once=at_once, published=params is not None)
-        in_flight = len(self.flights)
-        self.ledger.check(version, in_flight)
-        if in_flight > self.world.concurrency and not self._desk.explicit:
-            raise LawError(f"{in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
+        self._balance()
 
     def _abandon(self, client: int, job: int) -> None:
         """Write the row of an abandoned round; raises ``StalledError`` where no round ever ends otherwise."""
@@ -360,6 +388,7 @@ class Engine:
     def _cancel(self, flying: Flying) -> None:
         job, version = flying.job, self.model.version
         del self.flights[job.id]
+        flying.callbacks = []
         self._roster.free(job.client)
         self.ledger.cancelled += 1
         self.usage.spend(flying, self.now)
@@ -377,7 +406,8 @@ class Engine:
         self.log.cut(job.id)
         trip = flying.trip._replace(compute=compute)
         ends, lost = fate(trip, flying.left)
-        shorter = Flying(self._env, self._landing, now, job, trip, flying.left, steps, ends, lost)
+        flying.callbacks = []  # it ends otherwise
+        shorter = Flying(self._env, self._arrival if lost is None else self._loss, now, job, trip, flying.left, steps, ends, lost)
         self.flights[job.id] = shorter
         later = tuple(end for end in shorter.legs() if end[0] in ahead)  # a boundary in this very instant included
         self.log.legs(job.client, job.id, later)
@@ -413,7 +443,8 @@ class Engine:
         number = self.ledger.dispatched
         self.ledger.dispatched = number + 1
         job = new(Job, (number, client, nth, base, params, buffers, work, extra, self._memories.get(client), tag))
-        flying = Flying(self._env, self._landing, now, job, trip, now, work.steps or 0, ends, lost)
+        handlers = self._arrival if lost is None else self._loss
+        flying = Flying(self._env, handlers, now, job, trip, now, work.steps or 0, ends, lost)
         self.flights[number] = flying
         if lost is None:
             self.log.dispatch(client, number, base, nth, work, trip)

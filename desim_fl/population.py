@@ -241,7 +241,6 @@ class Roster:
         "_flags",
         "_flags_view",
         "_frees",
-        "_latest",
         "_ring",
         "_since",
         "is_selectable",
@@ -260,7 +259,6 @@ class Roster:
             self._counts[-1] -= blocks * self._block - count
         self._counts_view = np.frombuffer(self._counts, np.int64)
         self._frees = 0  # how often somebody became free
-        self._latest = -1  # who did last
         self._since = array("q", bytes(8 * count))  # of each client: that count when it last became free
         self._ring: _Ring | None = None
 
@@ -283,9 +281,7 @@ class Roster:
         if self._counts:
             self._counts[client // self._block] += 1
         self.selectable += 1
-        self._latest = client
-        self._frees += 1
-        self._since[client] = self._frees
+        self._frees = self._since[client] = self._frees + 1
         if self._ring is not None:
             self._ring.append(client)
 
@@ -293,8 +289,8 @@ class Roster:
         """Return the selectable client with exactly ``rank`` selectable ones of smaller number."""
         if not 0 <= rank < self.selectable:
             raise LawError(f"asked for selectable client number {rank} of {self.selectable}")
-        if self.selectable == 1 and self._latest >= 0 and self._flags[self._latest]:
-            return self._latest  # a crowded world asks this at every arrival
+        if not self._counts and self.selectable == 1:
+            return self._flags.find(1)  # a crowded world asks this at every arrival
         if not self._counts:
             return int(self._flags_view.nonzero()[0][rank])
         upto = np.cumsum(self._counts_view)

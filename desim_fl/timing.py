@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from array import array
 from dataclasses import dataclass, field
+from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -22,7 +23,7 @@ from desim_fl.errors import RunError
 from desim_fl.ticks import scaled, to_ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -98,24 +99,22 @@ class JobDraws:
 
 
 class Ahead(NamedTuple):
-    """Trips of one client drawn ahead: of its jobs ``first`` to ``end`` (not included), if they have ``steps`` steps.
+    """What is left of a client's trips drawn ahead: of its jobs up to ``end`` (not included), if they have ``steps`` steps.
 
-    ``legs`` are packed, so that thousands of trips in stock are no objects for the garbage collector to walk over.
+    Packed, so that thousands of trips in stock are no objects for the garbage collector to walk over.
     """
 
-    first: int
     end: int
     steps: int
-    legs: bytes
+    trips: Iterator[tuple[int, ...]]
 
 
+# Of a trip in stock: the client's job number; download, -1 where it is not sound; wait, -1 where there is none; compute;
+# upload.
+_STOCK = struct.Struct("<5q")
+_OUT_OF_STOCK = (-1, 0, 0, 0, 0)
+_NONE_AHEAD = Ahead(0, -1, iter(()))
 new: Any = tuple.__new__  # a NamedTuple from all its fields at half the price
-_NONE_AHEAD = Ahead(0, 0, -1, b"")
-_LEGS = struct.Struct("<4q")
-_unpack, _SIZE = (
-    _LEGS.unpack_from,
-    _LEGS.size,
-)  # download, -1 where a trip is not sound; wait, -1 where there is none; compute; upload
 
 
 @dataclass(slots=True)
@@ -140,26 +139,22 @@ class DrawnTrips:
     _clients: int = field(init=False)
     _longest: int = field(init=False)
     _ahead: dict[int, Ahead] = field(init=False, default_factory=dict, repr=False)
-    _next: list[int] = field(init=False, repr=False)  # by client: the job after the last asked for
 
     def __post_init__(self) -> None:
         self._clients = len(self.device_factor)
         self._longest = min(_LONGEST, _AHEAD // max(1, self._clients))
         self.foresees = self._longest < _SHORTEST
-        self._next = [] if self.foresees else [0] * self._clients
 
     def trip(self, client: int, nth: int, work: Work) -> Trip:
         """Durations of this client's ``nth`` job; raises ``RunError`` naming the client if one is no duration."""
-        first, end, steps, legs = self._ahead.get(client, _NONE_AHEAD)
-        if not first <= nth < end and not self.foresees:
-            first, end, steps, legs = self._draw_ahead(client, nth, work.steps or 0)
-        if first <= nth < end and steps == work[1]:
-            download, wait, compute, upload = _unpack(legs, (nth - first) * _SIZE)
-            if self._next:
-                self._next[client] = nth + 1
-            if download >= 0:
-                size = self.links.size_bytes
-                return new(Trip, (download, None if wait < 0 else wait, compute, upload, size, size, None))
+        _, steps, trips = self._ahead.get(client, _NONE_AHEAD)
+        number, download, wait, compute, upload = next(trips, _OUT_OF_STOCK)
+        if number != nth and not self.foresees:
+            _, steps, trips = self._draw_ahead(client, nth, work.steps or 0)
+            number, download, wait, compute, upload = next(trips)
+        if number == nth and steps == work.steps and download >= 0:
+            size = self.links.size_bytes
+            return new(Trip, (download, None if wait < 0 else wait, compute, upload, size, size, None))
         try:
             return self._trip(client, work, self.job_draws.values(client, nth))
         except (ValueError, OverflowError) as error:
@@ -168,41 +163,37 @@ class DrawnTrips:
     def expect(self, clients: Sequence[int], nths: Sequence[int]) -> None:
         """Draw the trips of jobs that will most likely be asked for next; those foretold before are forgotten."""
         steps = [self._usual(client, 0) for client in clients]
-        legs = self._legs(np.array(clients, np.int64), np.array(nths, np.int64), np.array(steps, np.int64))
-        each = (legs[at : at + _SIZE] for at in range(0, len(legs), _SIZE))
+        packed = self._packed(np.array(clients, np.int64), np.array(nths, np.int64), np.array(steps, np.int64))
+        each = (iter((trip,)) for trip in _STOCK.iter_unpack(packed))
         foretold = zip(clients, nths, steps, each, strict=True)
-        self._ahead = {client: Ahead(nth, nth + 1, count, mine) for client, nth, count, mine in foretold}
+        self._ahead = {client: Ahead(nth + 1, count, mine) for client, nth, count, mine in foretold}
 
     def _draw_ahead(self, client: int, nth: int, steps: int) -> Ahead:
-        """Draw trips of this client from ``nth`` on, and of those neighbours that have few left."""
+        """Draw trips of this client from ``nth`` on, and of those neighbours that have used up half of theirs."""
         start = client - client % _WINDOW
         window = range(start, min(start + _WINDOW, self._clients))
-        lacking = [other for other in window if other != client and self._is_low(other)]
-        stock = {other: self._left(other, steps) for other in lacking} | {client: Ahead(nth, nth, steps, b"")}
-        firsts = np.array([ahead.end for ahead in stock.values()])
-        lengths = np.clip(firsts, _SHORTEST, self._longest)
+        firsts = {other: first for other in window if (first := self._lacks(other)) is not None} | {client: nth}
+        asked = {other: self._ahead[other].steps if first else self._usual(other, steps) for other, first in firsts.items()}
+        asked[client] = steps
+        since = np.array(list(firsts.values()))
+        lengths = np.clip(since, _SHORTEST, self._longest)
         ends = np.cumsum(lengths)
-        nths = np.arange(ends[-1]) + np.repeat(firsts + lengths - ends, lengths)
-        asked = np.repeat([ahead.steps for ahead in stock.values()], lengths)
-        legs = self._legs(np.repeat(list(stock), lengths), nths, asked)
-        stops = (_SIZE * ends).tolist()
-        for (other, ahead), since, until in zip(stock.items(), [0, *stops], stops, strict=False):
-            end = ahead.end + (until - since) // _SIZE
-            self._ahead[other] = Ahead(ahead.first, end, ahead.steps, ahead.legs + legs[since:until])
+        nths = np.arange(ends[-1]) + np.repeat(since + lengths - ends, lengths)
+        packed = self._packed(np.repeat(list(firsts), lengths), nths, np.repeat(list(asked.values()), lengths))
+        upto = (since + lengths).tolist()
+        cuts = [0, *(_STOCK.size * ends).tolist()]
+        for place, (other, count) in enumerate(asked.items()):
+            mine = _STOCK.iter_unpack(packed[cuts[place] : cuts[place + 1]])
+            self._ahead[other] = Ahead(upto[place], count, mine)
         return self._ahead[client]
 
-    def _is_low(self, client: int) -> bool:
-        """Whether a client has used up half of what was drawn ahead for it, or nothing was drawn yet."""
-        first, end, _, _ = self._ahead.get(client, _NONE_AHEAD)
-        return 2 * self._next[client] >= first + end
-
-    def _left(self, client: int, steps: int) -> Ahead:
-        """What is left of a client's trips drawn ahead; one never asked for is taken to do its usual work."""
+    def _lacks(self, client: int) -> int | None:
+        """From which job on a client's trips are to be drawn; ``None`` while half of what was drawn ahead is left."""
         ahead = self._ahead.get(client)
         if ahead is None:
-            return Ahead(0, 0, self._usual(client, steps), b"")
-        used = min(max(0, self._next[client] - ahead.first), ahead.end - ahead.first)
-        return ahead._replace(first=ahead.first + used, legs=ahead.legs[used * _SIZE :])
+            return 0
+        left = length_hint(ahead.trips)
+        return ahead.end - left if 2 * left <= min(ahead.end, self._longest) else None
 
     def _usual(self, client: int, otherwise: int) -> int:
         return otherwise if self.usual_steps is None else self.usual_steps(client)
@@ -220,11 +211,11 @@ class DrawnTrips:
             bytes_up=self.links.size_bytes,
         )
 
-    def _legs(self, clients: NDArray[np.int64], nths: NDArray[np.int64], steps: NDArray[np.int64]) -> bytes:
-        """The same for many jobs at once, packed."""
+    def _packed(self, clients: NDArray[np.int64], nths: NDArray[np.int64], steps: NDArray[np.int64]) -> bytes:
+        """The same for many jobs at once, packed as stock."""
         if len(clients) > _ROWS:
             parts = [slice(at, at + _ROWS) for at in range(0, len(clients), _ROWS)]
-            return b"".join([self._legs(clients[part], nths[part], steps[part]) for part in parts])
+            return b"".join([self._packed(clients[part], nths[part], steps[part]) for part in parts])
         drawn = self.job_draws.columns(clients, nths)
         compute_s = steps * self.seconds_per_step * np.asarray(self.device_factor)[clients]
         latency_s = np.asarray(self.links.latency_s)[clients]
@@ -237,11 +228,12 @@ class DrawnTrips:
         )
         largest = _EXACT / max(self.delay_scale, 1.0)
         sound = np.logical_and.reduce([(leg >= 0.0) & (leg < largest) for leg in whole])  # NaN is not
-        legs = np.stack([_scaled(np.where(sound, leg, 0.0), self.delay_scale) for leg in whole], axis=1)
-        legs[~sound, 0] = -1
+        legs = [_scaled(np.where(sound, leg, 0.0), self.delay_scale) for leg in whole]
+        stock = np.stack([nths, *legs], axis=1)
+        stock[~sound, 1] = -1
         if JobSlot.WAIT not in drawn:
-            legs[:, 1] = -1
-        return legs.astype("<i8").tobytes()
+            stock[:, 2] = -1
+        return stock.astype("<i8").tobytes()
 
 
 def _whole(seconds: NDArray[np.float64], factor: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
