@@ -24,7 +24,7 @@ class NullType:
 
     __slots__ = ()
 
-    def _absorb(self, *_: object) -> NullType:
+    def _absorb(self, _: object = None) -> NullType:
         return self
 
     __add__ = __radd__ = __sub__ = __rsub__ = __mul__ = __rmul__ = _absorb

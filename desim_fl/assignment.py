@@ -27,21 +27,21 @@ class Assignment:
     lr: float = 0.05
     decay: str = "constant"
     rate: Callable[[float], float] | None = None
-    _usual: dict[int, Work] = field(init=False, repr=False, compare=False, default_factory=dict)
+    usual: Sequence[Work] = field(
+        init=False, repr=False, compare=False
+    )  # by client: what is asked unless said otherwise
+
+    def __post_init__(self) -> None:
+        works = {epoch: self._filled(epoch, Work()) for epoch in dict.fromkeys(self.steps_per_epoch)}
+        object.__setattr__(self, "usual", [works[epoch] for epoch in self.steps_per_epoch])
 
     def work(self, client: int, asked: Work | None) -> Work:
         """Fill in what the strategy left open; raises ``RefusedError`` for sub-models."""
-        if asked is not None:
-            return self._filled(client, asked)
-        usual = self._usual.get(client)
-        if usual is None:
-            usual = self._usual[client] = self._filled(client, Work())
-        return usual
+        return self.usual[client] if asked is None else self._filled(self.steps_per_epoch[client], asked)
 
-    def _filled(self, client: int, asked: Work) -> Work:
+    def _filled(self, epoch: int, asked: Work) -> Work:
         if asked.part is not None:
             raise RefusedError("sub-models (Work.part) cannot be trained yet; leave part = None")
-        epoch = self.steps_per_epoch[client]
         steps = asked.steps if asked.epochs is None and asked.steps is not None else None
         if steps is None and asked.epochs is None:
             steps = self.steps

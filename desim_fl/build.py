@@ -59,9 +59,9 @@ def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
     size_bytes = _model_bytes(scenario, shape, classes)
     if not timing_only:
         footprint.require_model(size_bytes, scenario)
-    trips = _trips(scenario, people, size_bytes)
-    task, sha256 = (None, None) if timing_only else _task(scenario, people, validation)
     assignment = _assignment(scenario, people)
+    trips = _trips(scenario, people, size_bytes, assignment)
+    task, sha256 = (None, None) if timing_only else _task(scenario, people, validation)
     executor, reason = _executor(scenario, task, people, assignment)
     world = World(
         strategy=_strategy(scenario),
@@ -145,7 +145,7 @@ def _model_args(scenario: Scenario) -> dict[str, Any]:
     return args.get("args", {}) if ":" in scenario.model.name else args
 
 
-def _trips(scenario: Scenario, people: Population, size_bytes: int) -> DrawnTrips:
+def _trips(scenario: Scenario, people: Population, size_bytes: int, assignment: Assignment) -> DrawnTrips:
     seed, network, clients = scenario.run.seed, scenario.network, scenario.clients
     draw = partial(per_client, seed=seed, keys=people.keys)
     links = Links(
@@ -165,6 +165,7 @@ def _trips(scenario: Scenario, people: Population, size_bytes: int) -> DrawnTrip
         job_draws=JobDraws(seed, people.keys, laws),
         seconds_per_step=clients.seconds_per_step,
         delay_scale=scenario.run.delay_scale,
+        usual_steps=lambda client: assignment.usual[client].steps or 0,
     )
 
 
@@ -234,7 +235,7 @@ def _executor(
         _concurrency(scenario),
         asked.width,
     )
-    steps = [assignment.work(client, None).steps or 0 for client in range(len(people))]
+    steps = [work.steps or 0 for work in assignment.usual]
     executor, reason = choose(task, wish, steps)
     return (reusing(executor, task, asked.reuse_limit_gb) if asked.reuse else executor), reason
 

@@ -1,8 +1,13 @@
-"""Errors of runs that can never end: what is the matter, and the way out."""
+"""Errors of runs that can never end, or end otherwise than planned: what is the matter, and the way out."""
 
 from __future__ import annotations
 
-from desim_fl.errors import StalledError
+from typing import TYPE_CHECKING
+
+from desim_fl.errors import JobError, RefusedError, RunError, StalledError
+
+if TYPE_CHECKING:
+    from desim_fl.core import Job, Outcome
 
 
 def rejected_for_ever(count: int, reason: str, ticks: int) -> StalledError:
@@ -19,3 +24,39 @@ def abandoned_for_ever(count: int, ticks: int) -> StalledError:
         f"{count} rounds in a row were abandoned up to t = {ticks / 1e6} s, and no stop rule ends this; set run.max_time_s, "
         "or a longer strategy.deadline_s"
     )
+
+
+def ringing_for_ever(alarm: str, ticks: int) -> StalledError:
+    """An alarm is set anew without delay, again and again."""
+    return StalledError(
+        f'virtual time is not advancing: the alarm "{alarm}" rings again and again at t = {ticks / 1e6} s; '
+        "set it at least a microsecond ahead"
+    )
+
+
+def not_advancing(client: int, count: int, ticks: int, *, lost: bool) -> StalledError:
+    """Jobs take no time, and no stop rule ends this."""
+    fate = "arrived or was lost" if lost else "arrived"
+    return StalledError(
+        f"virtual time is not advancing: client {client} {fate} {count} times at t = {ticks / 1e6} s; "
+        "give jobs a duration (clients.seconds_per_step, network.latency_s) or set run.max_updates"
+    )
+
+
+def non_finite(job: Job, bad: str | None) -> RunError:
+    """An update is not finite, and the scenario wants to know."""
+    return RunError(
+        f"job {job.id} (client {job.client}, from version {job.version}) gave a non-finite update in "
+        f'"{bad or "params"}"; run.non_finite = "skip" would give it weight 0 and go on'
+    )
+
+
+def unlike_the_plan(job: Job, outcome: Outcome, steps: int, examples: int, executor: str) -> RunError:
+    """Training did something else than the timeline took for granted."""
+    if outcome.stopped:
+        return RefusedError("early stopping of local training (Outcome.stopped) cannot be played yet")
+    if outcome.steps != steps:
+        why = f"the trainer reports {outcome.steps} optimiser steps, but {steps} were asked for and timed"
+    else:
+        why = f"the trainer reports {outcome.examples} examples, but the client has {examples}"
+    return JobError(job.id, job.client, job.version, executor, why)

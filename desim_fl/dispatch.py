@@ -2,28 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Send
 from desim_fl.errors import LawError, RefusedError, RunError
 from desim_fl.population import Roster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from desim_fl.core import View
     from desim_fl.world import World
 
 
+ANYBODY = Send()  # what the dispatch policy asks for most of the time
+
+
 class Desk:
     """Open places of two kinds: those a strategy asked for, and those that the dispatch policy refills."""
 
-    def __init__(self, world: World, view: View, depart: Callable[[int, Send], None]) -> None:
+    __slots__ = (
+        "_asked",
+        "_depart",
+        "_foreseen",
+        "_held",
+        "_immediate",
+        "_open",
+        "_selector",
+        "_selector_state",
+        "_sent",
+        "_view",
+        "_world",
+        "dispatched",
+        "explicit",
+        "roster",
+    )
+
+    def __init__(self, world: World, view: View, sent: Sequence[int], depart: Callable[[int, Send], None]) -> None:
         self.roster = Roster(len(world.sizes))
         self.explicit = False  # whether the strategy has ever chosen its own sends
         self.dispatched = 0
-        self._world, self._view, self._depart = world, view, depart
+        self._world, self._view, self._sent, self._depart = world, view, sent, depart
+        self._selector, self._immediate = world.selector, world.dispatch == "immediate"
         self._selector_state = world.selector.start()
+        self._foreseen = 0 if _can_foresee(world) else math.inf  # dispatches below this number are foretold
         self._asked: list[Send] = []
         self._open = 0
         self._held = 0  # places that wait for the next publish
@@ -40,30 +63,48 @@ class Desk:
 
     def hear(self, client: int, loss: float | None) -> None:
         """Pass a trained value on to a selector that reads outcomes; it stands in the arrival's row already."""
-        if self._world.selector.reads_outcomes:
-            hear = getattr(self._world.selector, "hear")  # noqa: B009  (only these selectors have it)
-            self._selector_state = hear(self._selector_state, client, loss)
+        hear = getattr(self._selector, "hear")  # noqa: B009  (only these selectors have it)
+        self._selector_state = hear(self._selector_state, client, loss)
 
-    def queue(self, sends: tuple[Send, ...] | None, freed: int, *, at_once: bool, published: bool) -> None:
-        """Open the places a strategy asks for, or else (``None``) those that became free, by the dispatch policy."""
+    def turn_over(self, *, published: bool) -> None:
+        """One came, so one leaves: the usual case of :meth:`serve`, without detours."""
+        if not self._immediate or self._open or self._held or self._asked or not self.roster.selectable:
+            self.serve(None, 1, at_once=False, published=published)
+            return
+        number = self.dispatched
+        if number >= self._foreseen:
+            self._foresee()
+        self._selector_state, chosen = self._selector.choose(
+            self._selector_state, self._view, self.roster, ANYBODY, number
+        )
+        if len(chosen) == 1:
+            self._depart(chosen[0], ANYBODY)
+            self.dispatched = number + 1
+        elif chosen:
+            self._check_choice(chosen, 1)
+        else:
+            self._open = 1
+
+    def serve(self, sends: tuple[Send, ...] | None, freed: int, *, at_once: bool, published: bool) -> None:
+        """Open the places a strategy asks for, or else (``None``) those that became free; fill all that can be filled."""
         if sends is not None:
             self.explicit = self.explicit or bool(sends)
             self._asked.extend(sends)
-        elif at_once or self._world.dispatch == "immediate":
+        elif at_once or self._immediate:
             self._open += freed
         else:
             self._held += freed
-        if published:
+        if published and self._held:
             self._open, self._held = self._open + self._held, 0
-
-    def fill(self) -> None:
-        """Send out clients for every open place that somebody can take now."""
         if self._asked:
             left = [self._send(send) for send in self._asked]
             self._asked = [send for send in left if send is not None]
         if self._open and self.roster.selectable:
-            rest = self._send(Send(self._open))
-            self._open = 0 if rest is None else rest.count
+            send = ANYBODY if self._open == 1 else Send(self._open)
+            for client in self._choose(send):
+                self._depart(client, send)
+                self._open -= 1
+                self.dispatched += 1
 
     def _send(self, send: Send) -> Send | None:
         """Dispatch whom a send asks for and return what of it stays open."""
@@ -71,7 +112,7 @@ class Desk:
             raise RefusedError("secure groups (Send.secret) cannot be played yet")
         self._check(send)
         if send.clients is None:
-            taken = self._choose(send)
+            taken = self._choose_from_group(send)
             rest = send._replace(count=send.count - len(taken))
         else:
             taken = tuple(client for client in send.clients if self.roster.is_selectable(client))
@@ -94,20 +135,38 @@ class Desk:
             )
 
     def _choose(self, send: Send) -> tuple[int, ...]:
+        """Have the selector choose; ``depart`` checks that a client it chose alone is selectable."""
+        if self.dispatched >= self._foreseen:
+            self._foresee()
+        self._selector_state, chosen = self._selector.choose(
+            self._selector_state, self._view, self.roster, send, self.dispatched
+        )
+        if len(chosen) > 1:
+            self._check_choice(chosen, send.count)
+        return chosen
+
+    def _choose_from_group(self, send: Send) -> tuple[int, ...]:
         if not self.roster.selectable:
             return ()
         if send.group is not None and send.group not in self._world.groups:
             raise RefusedError(
                 f'the strategy sends to the group "{send.group}", which is not one of this world\'s groups'
             )
-        selector = self._world.selector
-        self._selector_state, chosen = selector.choose(
-            self._selector_state, self._view, self.roster, send, self.dispatched
-        )
-        if (
-            len(chosen) > send.count
-            or len(set(chosen)) < len(chosen)
-            or not all(map(self.roster.is_selectable, chosen))
-        ):
-            raise LawError(f"the selector chose {chosen} for {send.count} places: not distinct selectable clients")
-        return chosen
+        return self._choose(send)
+
+    def _foresee(self) -> None:
+        """Let the trips of those who will most likely be sent out next be drawn at once: faster, and never otherwise."""
+        world: Any = self._world
+        clients = world.selector.likely(self._selector_state, self._view, self.roster, self.dispatched)
+        self._foreseen = self.dispatched + max(1, len(clients))
+        world.trips.expect(clients, [self._sent[client] for client in clients])
+
+    def _check_choice(self, chosen: tuple[int, ...], count: int) -> None:
+        distinct = len(chosen) == len(set(chosen)) <= count
+        if not distinct or not all(map(self.roster.is_selectable, chosen)):
+            raise LawError(f"the selector chose {chosen} for {count} places: not distinct selectable clients")
+
+
+def _can_foresee(world: World) -> bool:
+    """Whether the selector can foretell and the trips want to know: two options that neither protocol asks for."""
+    return hasattr(world.selector, "likely") and getattr(world.trips, "foresees", False)

@@ -13,22 +13,30 @@ from typing import TYPE_CHECKING, Any
 import simpy
 
 from desim_fl.algebra import Null, is_finite
-from desim_fl.complaints import abandoned_for_ever, rejected_for_ever
-from desim_fl.consultation import consult
-from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Stop, Update
+from desim_fl.complaints import (
+    abandoned_for_ever,
+    non_finite,
+    not_advancing,
+    rejected_for_ever,
+    ringing_for_ever,
+    unlike_the_plan,
+)
+from desim_fl.consultation import Consultation
+from desim_fl.core import Alarm, Job, Loss, Model, Reply, Send, Stop, Update
 from desim_fl.dispatch import Desk
-from desim_fl.errors import JobError, LawError, RefusedError, RunError, StalledError
+from desim_fl.errors import LawError, RefusedError, RunError, StalledError
 from desim_fl.evaluation import Evaluation, Evaluator
-from desim_fl.eventlog import EventLog, Kind, Note
-from desim_fl.flight import ALARM, ARRIVAL, Due, Flying, check_trip
+from desim_fl.eventlog import EventLog, Kind
+from desim_fl.flight import ALARM, ARRIVAL, END, Due, Flying, fate, whole_trip
 from desim_fl.ledger import Ledger
-from desim_fl.ticks import to_ticks
+from desim_fl.ticks import MOST_TICKS, to_ticks
 from desim_fl.usage import Usage
 from desim_fl.view import LiveView
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from desim_fl.records import Batch
     from desim_fl.world import World
 
 _SAME_CLIENT_LIMIT = 100
@@ -36,57 +44,114 @@ _SAME_INSTANT_LIMIT = 100_000
 _ABANDONED_LIMIT = 10_000
 
 
+new: Any = tuple.__new__  # a NamedTuple from all its fields at half the price
+
+
 class Engine:
     """Plays one world, once. ``run`` returns when a stop rule holds; ``why`` then names it."""
+
+    __slots__ = (
+        "_abandoned",
+        "_alarm_count",
+        "_alarms",
+        "_buffers",
+        "_caches",
+        "_collect",
+        "_crowd",
+        "_desk",
+        "_env",
+        "_evaluator",
+        "_events",
+        "_hears",
+        "_instant",
+        "_arrival",
+        "_attended",
+        "_loss",
+        "_memories",
+        "_most_updates",
+        "_most_versions",
+        "_rejected",
+        "_roster",
+        "_strategy",
+        "_submit",
+        "_trip",
+        "_usual",
+        "_view",
+        "_watch",
+        "dispatches",
+        "final_ticks",
+        "flights",
+        "ledger",
+        "log",
+        "model",
+        "now",
+        "usage",
+        "why",
+        "world",
+    )
 
     def __init__(self, world: World, log: EventLog, record: Callable[[Evaluation], None] | None = None) -> None:
         self.world, self.log = world, log
         self.model = world.model
         self.ledger = Ledger()
-        self.usage = Usage()
+        self.usage = Usage(len(world.sizes))
         self.flights: dict[int, Flying] = {}
         self.dispatches = [0] * len(world.sizes)
+        self.now = 0  # virtual time in ticks: SimPy's, as of the event in hand
         self.why: str | None = None
         self.final_ticks = 0
         self._env = simpy.Environment(initial_time=0)
         self._view = LiveView(world, self.flights)
-        self._desk = Desk(world, self._view, self._depart)
+        self._strategy = Consultation(world.strategy, self._view)
+        self._desk = Desk(world, self._view, self.dispatches, self._depart)
+        self._roster = self._desk.roster
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
-        self._watch: Callable[[Engine], None] = lambda _: None
-        self._state: Any = None
+        self._watch: Callable[[Engine], None] | None = None
         self._abandoned = self._rejected = 0  # rounds and updates since the last publish
         self._alarms: dict[str, Due] = {}
         self._alarm_count = 0
         self._caches: dict[int, Any] = {}
         self._memories: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}  # by job: buffers of the finite updates since the last publish
-        self._instant, self._instant_events, self._by_client = -1, 0, dict[int, int]()
+        self._instant, self._events, self._crowd = -1, 0, dict[int, int]()  # what landed in it, by client
+        self._most_updates, self._most_versions = _bounds(world)
+        self._hears = world.selector.reads_outcomes
+        self._usual, self._trip = world.assignment.usual, world.trips.trip
+        self._collect = world.executor.collect
+        idle = getattr(world.executor, "idle", False)  # one that does nothing with jobs is not bothered with them
+        self._submit = None if idle else world.executor.submit
+        self._attended = not idle  # whether anybody wants to know of landings
+        self._arrival, self._loss = [self._on_arrival], [self._on_loss]  # handlers, for all flights
+        log.tally = self._tally
 
-    @property
-    def now(self) -> int:
-        """Virtual time in ticks."""
-        return self._env.now  # pyright: ignore[reportReturnType]
+    def _tally(self, batch: Batch) -> None:
+        self.usage.tally(batch)
+        self.ledger.tally(batch)
 
     # ---- the run
 
     def run(self, watch: Callable[[Engine], None] | None = None) -> str:
         """Play until a stop rule holds and return ``timeline_sha256``; ``watch`` is called after every arrival."""
-        self._watch = watch or self._watch
+        self._watch = watch
+        self._attended = self._attended or watch is not None
         self._evaluator.start(self.model, lambda: (self.model, self.ledger.arrived), self._goes_on)
+        limit, step = self.world.stops.max_ticks, self._env.step
+        if limit is not None:
+            Due(self._env, self._on_end, limit, END, 0, limit)
         self.log.block(0)
-        reply = self._consult("start")
-        self._answer(reply, freed=self.world.concurrency, at_once=True)
-        limit = self.world.stops.max_ticks
-        while self.why is None:
-            upcoming = self._env.peek()
-            if limit is not None and upcoming > limit:
-                self.log.block(limit)
-                self._stop("max_time", limit)
-            elif upcoming == math.inf:
-                raise StalledError(self._stalled())
-            else:
-                self._env.step()
+        self._answer(self._strategy.start(), -1, -1, self.world.concurrency, at_once=True)
+        try:
+            while self.why is None:
+                step()
+        except simpy.core.EmptySchedule as error:
+            raise StalledError(self._stalled()) from error
         return self.log.finish(self.final_ticks)
+
+    def _on_end(self, event: Due) -> None:
+        """The last instant has been played whole."""
+        self.now = event.subject
+        self.log.block(self.now)
+        self._stop("max_time")
 
     def settle(self) -> None:
         """Wait for evaluations that are still under way, when a run ends before its stop."""
@@ -104,191 +169,179 @@ class Engine:
             "strategy.buffer_size, run.concurrency and run.dispatch, or set run.max_time_s"
         )
 
-    def _stop(self, why: str, tick: int) -> None:
+    def _stop(self, why: str) -> None:
         """Write the last rows of the current block (the strategy may flush once more) and evaluate."""
-        reply = self._consult("finish") if hasattr(self.world.strategy, "finish") else Reply()
+        reply = self._strategy.finish()
         if reply.params is not None:
             self._publish(reply, -1, -1)
         self.log.row(Kind.STOP, -1, -1, self.model.version)
-        self.ledger.check(self.model.version)
-        self.usage.close(self.flights.values(), tick)
-        self.why, self.final_ticks = why, tick
-        self._evaluator.finish(self.model, tick, self.ledger.arrived)
+        self.ledger.check(self.model.version, len(self.flights))
+        self.usage.close(self.flights.values(), self.now)
+        self.why, self.final_ticks = why, self.now
+        self._evaluator.finish(self.model, self.now, self.ledger.arrived)
 
     # ---- landings and alarms
 
-    def _on_landing(self, event: Due) -> None:
-        flying: Flying | None = event.subject
-        if flying is None:
-            return  # cancelled, or moved to another instant
-        self.log.block(self.now)
-        if flying.loss is not None:
-            self._lose(flying, flying.loss[1])
+    def _on_arrival(self, flying: Flying) -> None:
+        """Let the strategy have the update, unless the engine turns it away, and do as it replies."""
+        job, ledger, version = flying.job, self.ledger, self.model.version
+        number, client, _, base, own, _, _, _, _, _ = job
+        self.now = now = flying.ends
+        if now == self._instant:
+            self._crowd_in(client, lost=False)
         else:
-            self._arrive(flying)
-        self.world.executor.release(flying.job)
-        self._watch(self)
-
-    def _arrive(self, flying: Flying) -> None:
-        job = flying.job
-        self._guard_progress(job.client)
-        outcome = self._collect(flying)
-        staleness = self._land(flying, "arrived", flying.trip.bytes_up)
-        reason = self._turned_away(job, staleness)
-        if reason is None:
-            self._hand_over(flying, outcome, staleness)
+            self._instant, self._events, self._crowd = now, 1, {client: 1}
+        outcome = self._collect(job, flying.steps)
+        params, buffers, examples, steps, stopped, loss, _, memory, bad = outcome
+        if stopped or steps != flying.steps or examples != self.world.sizes[client]:
+            raise unlike_the_plan(job, outcome, flying.steps, self.world.sizes[client], self.world.executor.name)
+        if memory is not None:
+            self._memories[client] = memory
+        del self.flights[number]
+        self._roster.free(client)
+        ledger.arrived += 1
+        loss = None if loss is Null else loss
+        staleness, bound = version - base, self.world.strategy.max_staleness
+        if not examples or (bound is not None and staleness > bound):
+            self.log.arrive(now, client, number, version, staleness, examples, steps, flying.trip, None, loss)
+            self._turn_away(job, staleness, "no examples" if bound is None or staleness <= bound else "stale")
             return
-        self._log_arrival(flying, outcome, staleness)
-        self._reject(job, staleness, reason)
-        reply = self._consult("lose", Loss(job, staleness, reason), job)
-        self._answer(reply, job.client, job.id, freed=1, at_once=True)
-
-    def _hand_over(self, flying: Flying, outcome: Outcome, staleness: int) -> None:
-        """Let the strategy have the update, and do as it replies."""
-        job = flying.job
-        finite = outcome.bad is None and is_finite(outcome.params)
+        finite = bad is None and (params is Null or is_finite(params))
         if not finite and self.world.non_finite == "fail":
-            raise RunError(
-                f"job {job.id} (client {job.client}, from version {job.version}) gave a non-finite update in "
-                f'"{outcome.bad or "params"}"; run.non_finite = "skip" would give it weight 0 and go on'
-            )
-        seen = outcome if finite else outcome._replace(params=job.params)
-        update = Update(job, seen, staleness, finite, self._caches.get(job.client))
-        self._log_arrival(flying, outcome, staleness, finite=finite)
-        self.ledger.buffered += 1  # counted before the strategy is asked: it may fail, and the log must still add up
-        reply = self._consult("arrive", update, job)
-        self.log.amend(weight=reply.weight)
-        if reply.reject is None:
-            self._buffers[job.id] = outcome.buffers if finite else None
+            raise non_finite(job, bad)
+        seen = outcome if finite else outcome._replace(params=own)
+        update = new(Update, (job, seen, staleness, finite, self._caches.get(client)))
+        ledger.buffered += 1
+        weight = None
+        try:
+            reply = self._strategy.arrive(update)
+            weight = reply.weight
+        finally:  # where the strategy fails, the log must still add up
+            self.log.arrive(now, client, number, version, staleness, examples, steps, flying.trip, weight, loss)
+            if not finite:
+                self.log.say("outcome", "rejected: non-finite")
+                self.log.say("bad_key", bad or "params")
+        if self.model.buffers and reply.reject is None:
+            self._buffers[number] = buffers if finite else None
+        if self._hears:
+            self._desk.hear(client, loss)
+        if self._strategy.usual:
+            self._turn_over(reply, client, number)
         else:
+            self._follow(reply, job, staleness)
+        if self._attended:
+            self._landed(job)
+
+    def _turn_over(self, reply: Reply, client: int, job: int) -> None:
+        """Answer a reply that asks for nothing but a publish, at most; what :meth:`_answer` would do, directly."""
+        published = reply.params is not None
+        if published:
+            self._publish(reply, client, job)
+        if self.ledger.arrived >= self._most_updates or self.model.version >= self._most_versions:
+            self._stop("max_versions" if self.model.version >= self._most_versions else "max_updates")
+            return
+        self._desk.turn_over(published=published)
+        self._balance()
+
+    def _follow(self, reply: Reply, job: Job, staleness: int) -> None:
+        """Answer a reply to an arrival that asks for more."""
+        if reply.reject is not None:
             self.ledger.buffered -= 1
             self._reject(job, staleness, reply.reject)
-        self._desk.hear(job.client, outcome.loss)
-        self._answer(reply, job.client, job.id, freed=1, at_once=reply.reject is not None)
+        self._answer(reply, job.client, job.id, 1, at_once=reply.reject is not None)
 
-    def _collect(self, flying: Flying) -> Outcome:
-        """Get the outcome, check what the timeline took for granted, and store the client's memory."""
-        job, name = flying.job, self.world.executor.name
-        outcome = self.world.executor.collect(job, flying.steps)
-        if outcome.stopped:
-            raise RefusedError("early stopping of local training (Outcome.stopped) cannot be played yet")
-        if outcome.steps != flying.steps:
-            why = f"the trainer reports {outcome.steps} optimiser steps, but {flying.steps} were asked for and timed"
-            raise JobError(job.id, job.client, job.version, name, why)
-        if outcome.examples != self.world.sizes[job.client]:
-            why = f"the trainer reports {outcome.examples} examples, but the client has {self.world.sizes[job.client]}"
-            raise JobError(job.id, job.client, job.version, name, why)
-        if outcome.memory is not None:
-            self._memories[job.client] = outcome.memory
-        return outcome
+    def _balance(self) -> None:
+        """Check what must hold after every event."""
+        in_flight = len(self.flights)
+        self.ledger.check(self.model.version, in_flight)
+        if in_flight > self.world.concurrency and not self._desk.explicit:
+            raise LawError(f"{in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
 
-    def _turned_away(self, job: Job, staleness: int) -> str | None:
-        """Say why the engine rejects an arrival, for every strategy alike, or ``None``."""
-        bound = self.world.strategy.max_staleness
-        if bound is not None and staleness > bound:
-            return "stale"
-        return "no examples" if self.world.sizes[job.client] == 0 else None
+    def _landed(self, job: Job) -> None:
+        """Let go of a job, and tell who watches."""
+        self.world.executor.release(job)
+        if self._watch is not None:
+            self._watch(self)
 
-    def _land(self, flying: Flying, fate: str, size_bytes: int = 0) -> int:
-        """End a flight, free its client and return the job's staleness."""
-        job, version = flying.job, self.model.version
-        del self.flights[job.id]
-        self._call_off(flying)
-        self._desk.roster.free(job.client)
-        self.ledger.land(job.version, version, fate, size_bytes)
-        self.usage.land(flying, self.now, version - job.version if fate == "arrived" else None)
-        return version - job.version
-
-    def _log_arrival(self, flying: Flying, outcome: Outcome, staleness: int, *, finite: bool = True) -> None:
-        note = Note(
-            steps=outcome.steps,
-            examples=outcome.examples,
-            loss=None if outcome.loss is Null else outcome.loss,
-            bytes=flying.trip.bytes_up,
-            outcome=None if finite else "rejected: non-finite",
-            bad_key=None if finite else outcome.bad or "params",
-        )
-        self.log.row(Kind.ARRIVE, flying.job.client, flying.job.id, self.model.version, staleness, note)
+    def _turn_away(self, job: Job, staleness: int, reason: str) -> None:
+        """Reject an arrival, for every strategy alike."""
+        self._reject(job, staleness, reason)
+        reply = self._strategy.lose(Loss(job, staleness, reason))
+        self._answer(reply, job.client, job.id, 1, at_once=True)
+        self._landed(job)
 
     def _reject(self, job: Job, staleness: int, reason: str) -> None:
         self.ledger.rejected += 1
         self._rejected += 1
         if self._rejected >= _SAME_INSTANT_LIMIT and self.world.stops[::2] == (None, None):
             raise rejected_for_ever(self._rejected, reason, self.now)
-        self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, Note(reason=reason))
+        self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, reason)
 
-    def _lose(self, flying: Flying, why: str) -> None:
+    def _on_loss(self, flying: Flying) -> None:
+        """Tell the strategy of a job that will not come back."""
         job = flying.job
-        self._guard_progress(job.client, lost=True)
-        staleness = self._land(flying, "lost")
-        self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, Note(reason=why))
-        reply = self._consult("lose", Loss(job, staleness, why), job)
-        self._answer(reply, job.client, job.id, freed=1, at_once=True)
+        self.now = now = flying.ends
+        if now == self._instant:
+            self._crowd_in(job.client, lost=True)
+        else:
+            self._instant, self._events, self._crowd = now, 1, {job.client: 1}
+        del self.flights[job.id]
+        self._roster.free(job.client)
+        self.ledger.lost += 1
+        self.usage.spend(flying, now)
+        staleness, why = self.model.version - job.version, flying.lost or ""
+        self.log.block(now)
+        self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, why)
+        reply = self._strategy.lose(Loss(job, staleness, why))
+        self._answer(reply, job.client, job.id, 1, at_once=True)
+        self._landed(job)
 
     def _on_alarm(self, event: Due) -> None:
         name: str = event.subject
         if self._alarms.get(name) is not event:
             return  # taken back, or set anew
         del self._alarms[name]
-        if self._count_event() >= _SAME_INSTANT_LIMIT:
-            raise StalledError(
-                f'virtual time is not advancing: the alarm "{name}" rings again and again at t = {self.now / 1e6} s; '
-                "set it at least a microsecond ahead"
-            )
-        self.log.block(self.now)
-        self.log.row(Kind.ALARM, -1, -1, self.model.version, note=Note(reason=name))
-        reply = self._consult("alarm", name)
-        self._answer(reply, freed=0)
-
-    def _count_event(self) -> int:
-        """Count the landings and alarms of this instant so far."""
+        self.now = int(self._env.now)
         if self.now != self._instant:
-            self._instant, self._instant_events, self._by_client = self.now, 0, {}
-        self._instant_events += 1
-        return self._instant_events
+            self._instant, self._events, self._crowd = self.now, 0, {}
+        self._events += 1
+        if self._events >= _SAME_INSTANT_LIMIT:
+            raise ringing_for_ever(name, self.now)
+        self.log.block(self.now)
+        self.log.row(Kind.ALARM, -1, -1, self.model.version, reason=name)
+        self._answer(self._strategy.alarm(name), -1, -1, 0)
 
-    def _guard_progress(self, client: int, *, lost: bool = False) -> None:
-        """Raise ``StalledError`` where virtual time does not advance and no stop rule would end it."""
-        events = self._count_event()
-        count = self._by_client[client] = self._by_client.get(client, 0) + 1
+    def _crowd_in(self, client: int, *, lost: bool) -> None:
+        """Count one more landing of this instant: an error where time does not advance and no stop rule would end it."""
+        self._events += 1
+        count = self._crowd[client] = self._crowd.get(client, 0) + 1
         stops = self.world.stops
         uncounted = stops.max_versions is None and stops.max_updates is None
-        endless = (lost or stops.max_updates is None) and events >= _SAME_INSTANT_LIMIT
+        endless = (lost or stops.max_updates is None) and self._events >= _SAME_INSTANT_LIMIT
         if (uncounted and count >= _SAME_CLIENT_LIMIT) or endless:
-            fate = "arrived or was lost" if lost else "arrived"
-            raise StalledError(
-                f"virtual time is not advancing: client {client} {fate} {count} times at t = {self.now / 1e6} s; "
-                "give jobs a duration (clients.seconds_per_step, network.latency_s) or set run.max_updates"
-            )
+            raise not_advancing(client, count, self.now, lost=lost)
 
-    # ---- the strategy and what its replies ask for
+    # ---- what a reply asks for
 
-    def _consult(self, event: str, subject: Any = None, job: Job | None = None) -> Reply:
-        """Tell the strategy of an event and keep its new state."""
-        self._state, reply = consult(self.world.strategy, self._state, self._view, event, subject, job)
-        return reply
-
-    def _answer(self, reply: Reply, client: int = -1, job: int = -1, *, freed: int, at_once: bool = False) -> None:
+    def _answer(self, reply: Reply, client: int, job: int, freed: int, *, at_once: bool = False) -> None:
         """Publish first, then check the stop rules, then end, arm and send."""
-        if reply.keep:
-            self._caches.update(reply.keep)
-        if reply.params is not None:
+        params, _, sends, stops, keep, alarms, _, _, _, abandon = reply
+        if keep:
+            self._caches.update(keep)
+        if params is not None:
             self._publish(reply, client, job)
-        if reply.abandon:
+        if abandon:
             self._abandon(client, job)
-        why = self.world.stops.reached(self.model.version, self.ledger.arrived)
-        if why is not None:
-            self._stop(why, self.now)
+        version = self.model.version
+        if self.ledger.arrived >= self._most_updates or version >= self._most_versions:
+            self._stop("max_versions" if version >= self._most_versions else "max_updates")
             return
-        for stop in reply.stops:
+        for stop in stops:
             freed += self._end_early(stop)
-        for alarm in reply.alarms:
+        for alarm in alarms:
             self._set_alarm(alarm)
-        self._desk.queue(reply.sends, freed, at_once=at_once, published=reply.params is not None)
-        self._desk.fill()
-        self.ledger.check(self.model.version)
-        if not self._desk.explicit and self.ledger.in_flight > self.world.concurrency:
-            raise LawError(f"{self.ledger.in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
+        self._desk.serve(sends, freed, at_once=at_once, published=params is not None)
+        self._balance()
 
     def _abandon(self, client: int, job: int) -> None:
         """Write the row of an abandoned round; raises ``StalledError`` where no round ever ends otherwise."""
@@ -298,12 +351,12 @@ class Engine:
             raise abandoned_for_ever(self._abandoned, self.now)
 
     def _publish(self, reply: Reply, client: int, job: int) -> None:
-        self.model = Model(self.model.version + 1, reply.params, self._averaged(reply.shares))
-        self.log.version = self.model.version
+        version = self.model.version + 1
+        self.model = Model(version, reply.params, self._averaged(reply.shares))
         self._view.moved(self.model)
         self.ledger.publish()
         self._buffers, self._abandoned, self._rejected = {}, 0, 0
-        self.log.row(Kind.PUBLISH, client, job, self.model.version, note=Note(scale=reply.scale))
+        self.log.publish(client, job, version, reply.scale)
         self._evaluator.published(self.model)
 
     def _averaged(self, shares: tuple[tuple[int, float], ...] | None) -> Any:
@@ -325,34 +378,39 @@ class Engine:
         if flying is None:
             raise RunError(f"the strategy stops job {stop.job}, which is not in flight")
         if stop.how == "cancel":
-            job = flying.job
-            staleness = self._land(flying, "cancelled")
-            self.log.cut(job.id)
-            self.log.row(Kind.CANCEL, job.client, job.id, self.model.version, staleness)
-            self.world.executor.release(job)
+            self._cancel(flying)
             return 1
         if stop.how not in {"epoch", "step"}:
             raise RefusedError(f'a job cannot be stopped with how = "{stop.how}"; use "cancel", "epoch" or "step"')
         self._report_early(flying, stop.how)
         return 0
 
+    def _cancel(self, flying: Flying) -> None:
+        job, version = flying.job, self.model.version
+        del self.flights[job.id]
+        self._roster.free(job.client)
+        self.ledger.cancelled += 1
+        self.usage.spend(flying, self.now)
+        flying.forget()
+        self.log.cut(job.id)
+        self.log.row(Kind.CANCEL, job.client, job.id, version, version - job.version)
+        self.world.executor.release(job)
+
     def _report_early(self, flying: Flying, how: str) -> None:
         """Let a job report what it has at its next epoch or step boundary."""
-        steps, compute = flying.boundary(self.now, how)
+        job, now = flying.job, self.now
+        steps, compute = flying.boundary(now, how)
         if steps == flying.steps:
             return
-        ahead = {kind for kind, tick in flying.legs() if tick > self.now}
-        self.log.cut(flying.job.id)
-        flying.steps, flying.trip = steps, flying.trip._replace(compute=compute)
-        later = tuple(end for end in flying.legs() if end[0] in ahead)  # a boundary in this very instant included
-        self.log.legs(flying.job.client, flying.job.id, later)
-        self._call_off(flying)
-        self._schedule_landing(flying)
-
-    def _call_off(self, flying: Flying) -> None:
-        if flying.due is not None:
-            flying.due.forget()
-            flying.due = None
+        ahead = {kind for kind, tick in flying.legs() if tick > now}
+        self.log.cut(job.id)
+        trip = flying.trip._replace(compute=compute)
+        ends, lost = fate(trip, flying.left)
+        flying.forget()
+        shorter = Flying(self._env, self._arrival if lost is None else self._loss, now, job, trip, flying.left, steps, ends, lost)
+        self.flights[job.id] = shorter
+        later = tuple(end for end in shorter.legs() if end[0] in ahead)  # a boundary in this very instant included
+        self.log.legs(job.client, job.id, later)
 
     def _set_alarm(self, alarm: Alarm) -> None:
         self._alarms.pop(alarm.name, None)
@@ -368,37 +426,39 @@ class Engine:
 
     def _depart(self, client: int, send: Send) -> None:
         """Dispatch one job to one client; its whole trip is known now."""
-        world, nth, start = self.world, self.dispatches[client], send.start or self.model
-        work = world.assignment.work(client, send.work)
-        trip = world.trips.trip(client, nth, work)
-        check_trip(client, nth, trip, self.now)
-        job = Job(
-            id=self.ledger.dispatched,
-            client=client,
-            nth=nth,
-            version=start.version,
-            params=start.params,
-            buffers=start.buffers,
-            work=world.assignment.rated(work, trip),
-            extra=send.extra,
-            memory=self._memories.get(client),
-            tag=send.tag,
-        )
-        flying = self.flights[job.id] = Flying(job, trip, self.now, work.steps or 0)
+        _, _, _, asked, extra, start, tag, _, _ = send
+        self._roster.take(client)
+        world, now, nth = self.world, self.now, self.dispatches[client]
         self.dispatches[client] = nth + 1
-        self._desk.roster.take(client)
-        self.ledger.depart(start.version, self.model.version, trip.bytes_down)
-        self.usage.depart(flying)
-        self._log_departure(flying)
-        self._schedule_landing(flying)
-        world.executor.submit(job, flying.ends)
+        base, params, buffers = start or self.model
+        work = self._usual[client] if asked is None else world.assignment.work(client, asked)
+        trip = self._trip(client, nth, work)
+        download, wait, compute, upload, _, _, lost = trip
+        wait = wait or 0
+        ends = now + download + wait + compute + upload
+        if lost is not None or type(ends) is not int or download | wait | compute | upload < 0 or ends >= MOST_TICKS:
+            ends, lost = whole_trip(client, nth, trip, now)  # lost on the way, or no trip at all
+        if world.assignment.rate is not None:
+            work = world.assignment.rated(work, trip)
+        number = self.ledger.dispatched
+        self.ledger.dispatched = number + 1
+        job = new(Job, (number, client, nth, base, params, buffers, work, extra, self._memories.get(client), tag))
+        handlers = self._arrival if lost is None else self._loss
+        flying = Flying(self._env, handlers, now, job, trip, now, work.steps or 0, ends, lost)
+        self.flights[number] = flying
+        if lost is None:
+            self.log.dispatch(client, number, base, nth, work, trip)
+        else:
+            self.log.dispatch(client, number, base, nth, work, trip, 0)
+            self.log.legs(client, number, flying.legs())
+        if self._submit is not None:
+            self._submit(job, ends)
 
-    def _log_departure(self, flying: Flying) -> None:
-        job, trip = flying.job, flying.trip
-        wait_s = None if trip.wait is None else trip.wait / 1e6
-        note = Note(nth=job.nth, steps=job.work.steps, lr=job.work.lr, bytes=trip.bytes_down, wait_s=wait_s)
-        self.log.row(Kind.DISPATCH, job.client, job.id, job.version, note=note)
-        self.log.legs(job.client, job.id, flying.legs())
 
-    def _schedule_landing(self, flying: Flying) -> None:
-        flying.due = Due(self._env, self._on_landing, flying, ARRIVAL, flying.job.id, flying.ends - self.now)
+def _bounds(world: World) -> tuple[float, float]:
+    """Updates and versions at which the run stops; infinite where it does not."""
+    stops = world.stops
+    return (
+        math.inf if stops.max_updates is None else stops.max_updates,
+        math.inf if stops.max_versions is None else stops.max_versions,
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import simpy
@@ -17,61 +16,65 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Classes of an instant, in the order in which they are played. Class 0, ends of legs, is placed by the event log.
-ARRIVAL, LEAVE, COME, ALARM, EVALUATION = 1, 2, 3, 4, 5
+ARRIVAL, LEAVE, COME, ALARM, EVALUATION, END = 1, 2, 3, 4, 5, 6
 NUMBER_BITS = 48
 
 
 class Due(simpy.Event):
     """Something that happens at one key (tick, class, number); ``handler`` is called with this event, which carries ``subject``."""
 
-    subject: Any
+    __slots__ = ("callbacks", "subject")
+    _ok, _value = True, None  # it cannot fail and carries no value: nothing to set for each
 
     def __init__(
         self, env: simpy.Environment, handler: Callable[[Any], None], subject: Any, order: int, number: int, delay: int
     ) -> None:
-        self.env = env
         self.callbacks = [handler]
-        self._value = self.subject = subject
-        self._ok = True
-        env.schedule(self, priority=(order << NUMBER_BITS) | number, delay=delay)  # pyright: ignore[reportArgumentType]
+        self.subject = subject
+        env.schedule(self, (order << NUMBER_BITS) | number, delay)  # pyright: ignore[reportArgumentType]
+
+
+class Flying(simpy.Event):
+    """A job on its way, and at once the event that ends its flight; ``handlers`` are called with it, a list for all.
+
+    It left at tick ``left``, will have done ``steps``, and ends at tick ``ends``, where it arrives or is ``lost`` (the
+    reason). It never changes: what ends otherwise than planned is another flight of the same job.
+    """
+
+    __slots__ = ("callbacks", "ends", "job", "left", "lost", "steps", "trip")
+    _ok, _value = True, None
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        handlers: list[Callable[[Any], None]],
+        now: int,
+        job: Job,
+        trip: Trip,
+        left: int,
+        steps: int,
+        ends: int,
+        lost: str | None,
+    ) -> None:
+        self.callbacks = handlers
+        self.job, self.trip, self.left, self.steps, self.ends, self.lost = job, trip, left, steps, ends, lost
+        env.schedule(self, (ARRIVAL << NUMBER_BITS) | job[0], ends - now)  # pyright: ignore[reportArgumentType]
 
     def forget(self) -> None:
-        """Let go of the subject: what is called off stays in SimPy's queue until its instant, but holds no version."""
-        self._value = self.subject = None
-
-
-@dataclass(slots=True)
-class Flying:
-    """A job on its way: it left at tick ``left`` and will have done ``steps``; ``due`` ends the flight."""
-
-    job: Job
-    trip: Trip
-    left: int
-    steps: int
-    due: Due | None = None
+        """Be no event any more: what ends otherwise stays in SimPy's queue until its instant, but holds no version."""
+        self.callbacks, self.job = [], None  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
     def started(self) -> int:
         """Tick at which computing starts."""
         return self.left + self.trip.download + (self.trip.wait or 0)
 
-    @property
-    def loss(self) -> tuple[int, str] | None:
-        """When (tick) and why the job is lost on its way, if it is."""
-        lost = self.trip.lost
-        return None if lost is None or lost[0] >= duration(self.trip) else (self.left + lost[0], lost[1])
-
-    @property
-    def ends(self) -> int:
-        """Tick at which the flight ends, one way or the other."""
-        return self.left + duration(self.trip) if self.loss is None else self.loss[0]
-
     def legs(self) -> tuple[tuple[Kind, int], ...]:
         """Ends of the legs before the flight ends; arrival has a row of its own."""
         downloaded, computed = self.left + self.trip.download, self.started + self.trip.compute
         started = () if self.trip.wait is None else ((Kind.STARTED, self.started),)
         ends = ((Kind.DOWNLOADED, downloaded), *started, (Kind.COMPUTED, computed))
-        return ends if self.loss is None else tuple(end for end in ends if end[1] <= self.ends)
+        return ends if self.lost is None else tuple(end for end in ends if end[1] <= self.ends)
 
     def boundary(self, now: int, how: str) -> tuple[int, int]:
         """Steps done and compute ticks at the next ``epoch`` or ``step`` boundary at or after ``now``.
@@ -87,16 +90,24 @@ class Flying:
         return self.steps, compute
 
 
+def fate(trip: Trip, left: int) -> tuple[int, str | None]:
+    """Tick at which a flight ends, and why it is lost on its way (``None`` = it arrives)."""
+    whole = duration(trip)
+    if trip.lost is None or trip.lost[0] >= whole:
+        return left + whole, None
+    return left + trip.lost[0], trip.lost[1]
+
+
 def duration(trip: Trip) -> int:
     """Ticks from dispatch to arrival."""
     return trip.download + (trip.wait or 0) + trip.compute + trip.upload
 
 
-def check_trip(client: int, nth: int, trip: Trip, now: int) -> None:
-    """Raise ``RunError`` naming the client unless every leg is a whole number of ticks from 0 on."""
-    sound = trip.lost is None and all(map(is_leg, (trip.download, trip.wait or 0, trip.compute, trip.upload)))
-    if sound and now + duration(trip) < MOST_TICKS:
-        return
+def whole_trip(client: int, nth: int, trip: Trip, left: int) -> tuple[int, str | None]:
+    """Tick at which a trip that begins at ``left`` ends, and why its job is lost on the way (``None`` = it arrives).
+
+    Raises ``RunError`` naming the client unless every leg is a whole number of ticks from 0 on.
+    """
     legs = {"download": trip.download, "wait": trip.wait or 0, "compute": trip.compute, "upload": trip.upload}
     if trip.lost is not None:
         legs["loss"] = trip.lost[0]
@@ -106,8 +117,9 @@ def check_trip(client: int, nth: int, trip: Trip, now: int) -> None:
                 f"client {client}, job number {nth} of this client: the {leg} leg lasts {ticks!r} ticks; a leg is a "
                 "whole number of microseconds, finite and not negative"
             )
-    if now + duration(trip) >= MOST_TICKS:
+    if left + duration(trip) >= MOST_TICKS:
         raise RunError(f"client {client}: its job number {nth} would arrive after 146,000 years of virtual time")
+    return fate(trip, left)
 
 
 class FlightView(Mapping[int, Flight]):

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
+
+import numpy as np
 
 from desim_fl.errors import LawError
+from desim_fl.records import Kind
+
+if TYPE_CHECKING:
+    from desim_fl.records import Batch
 
 
 @dataclass(slots=True)
 class Ledger:
     """Running totals of one run.
 
-    dispatched = arrived + in flight + lost + cancelled, and arrived = applied + buffered + rejected. ``aged`` adds
-    up, over all publishes, the jobs in flight at that moment; the staleness of everything that left flight plus
-    the ages of what is still flying equals it, whatever the durations are.
+    dispatched = arrived + in flight + lost + cancelled, and arrived = applied + buffered + rejected: the engine counts
+    these, and has them checked after every event. The rest is added up from the event log, a batch of records at a
+    time: ``aged`` is the number of jobs in flight, summed over all publishes; the staleness of everything that left
+    flight plus the ages of what is still flying equals it, whatever the durations are.
     """
 
     dispatched: int = 0
@@ -31,41 +38,38 @@ class Ledger:
     aged: int = 0
     settled_staleness: int = 0
     base_versions: int = 0  # sum of the base versions of the jobs in flight
-
-    def depart(self, base: int, version: int, size_bytes: int) -> None:
-        """Count a dispatch from ``base`` while the server is at ``version``."""
-        self.dispatched += 1
-        self.in_flight += 1
-        self.bytes_down += size_bytes
-        self.base_versions += base
-        self.aged += version - base  # an older start is born with that age
-
-    def land(self, base: int, version: int, fate: str, size_bytes: int = 0) -> None:
-        """Count the end of a flight: ``arrived``, ``lost`` or ``cancelled``."""
-        setattr(self, fate, getattr(self, fate) + 1)
-        self.in_flight -= 1
-        self.bytes_up += size_bytes
-        self.base_versions -= base
-        self.settled_staleness += version - base
+    logged_in_flight: int = 0
 
     def publish(self) -> None:
-        """Count a new version: everything buffered is applied, everything flying grows older by one."""
+        """Count a new version: everything buffered is applied."""
         self.applied += self.buffered
         self.buffered = 0
         self.published += 1
-        self.aged += self.in_flight
 
-    def check(self, version: int) -> None:
+    def check(self, version: int, in_flight: int) -> None:
         """Raise ``LawError`` where a conservation law does not hold; cheap enough for every event."""
-        ages = self.settled_staleness + self.in_flight * version - self.base_versions
-        jobs = self.arrived + self.in_flight + self.lost + self.cancelled
-        updates = self.applied + self.buffered + self.rejected
-        if self.dispatched != jobs:
+        self.in_flight = in_flight
+        if self.dispatched != self.arrived + in_flight + self.lost + self.cancelled:
             self._violated("dispatched = arrived + in flight + lost + cancelled")
-        if self.arrived != updates:
+        if self.arrived != self.applied + self.buffered + self.rejected:
             self._violated("arrived = applied + buffered + rejected")
         if self.published != version:
             self._violated("version = publishes")
+
+    def tally(self, batch: Batch) -> None:
+        """Add what the log says, and raise ``LawError`` where its versions and staleness contradict each other."""
+        kind, version, staleness = batch.kind, batch.records["version"], batch.records["staleness"]
+        sent, came = kind == Kind.DISPATCH, kind == Kind.ARRIVE
+        landed = came | (kind == Kind.LOSE) | (kind == Kind.CANCEL)
+        flying = self.logged_in_flight + np.cumsum(sent.astype(np.int64) - landed)
+        born = batch.versions[:-1] - version  # an older start is born with that age
+        self.aged += int(flying[kind == Kind.PUBLISH].sum() + born[sent].sum())
+        self.settled_staleness += int(staleness[landed].sum())
+        self.base_versions += int(version[sent].sum() - (version - staleness)[landed].sum())
+        self.logged_in_flight += int(sent.sum() - landed.sum())
+        self.bytes_down += int(batch.records["bytes"][sent].sum())
+        self.bytes_up += int(batch.records["bytes"][came].sum())
+        ages = self.settled_staleness + self.logged_in_flight * int(batch.versions[-1]) - self.base_versions
         if self.aged != ages:
             self._violated("staleness of landed jobs + ages in flight = jobs in flight summed over publishes")
 

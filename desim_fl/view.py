@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import TYPE_CHECKING
 
 from desim_fl.flight import FlightView
@@ -17,47 +18,21 @@ if TYPE_CHECKING:
 class LiveView:
     """``core.View`` on a running engine, which tells it of every new version through ``moved``."""
 
-    __slots__ = ("_model", "_world", "flying")
+    __slots__ = ("_clients", "_model", "_world", "flying")
 
     def __init__(self, world: World, flights: Mapping[int, Flying]) -> None:
-        self._world, self._model = world, world.model
+        self._world, self._model, self._clients = world, world.model, len(world.sizes)
         self.flying: Mapping[int, Flight] = FlightView(flights, lambda: self._model.version)
 
     def moved(self, model: Model) -> None:
         """Take note of the version now in force."""
         self._model = model
 
-    @property
-    def model(self) -> Model:
-        """The version in force."""
-        return self._model
-
-    @property
-    def version(self) -> int:
-        """Its number."""
-        return self._model.version
-
-    @property
-    def params(self) -> Params:
-        """Its parameters."""
-        return self._model.params
-
-    @property
-    def clients(self) -> int:
-        """How many clients there are."""
-        return len(self._world.sizes)
-
-    @property
-    def sizes(self) -> Sequence[int]:
-        """Training examples by client."""
-        return self._world.sizes
-
-    @property
-    def groups(self) -> Mapping[str, Sequence[int]]:
-        """Named groups of clients."""
-        return self._world.groups
-
-    @property
-    def concurrency(self) -> int:
-        """How many jobs the dispatch policy keeps in flight."""
-        return self._world.concurrency
+    # Getters in C: a strategy reads these at every event.
+    model: Model = property(attrgetter("_model"), doc="The version in force.")
+    version: int = property(attrgetter("_model.version"), doc="Its number.")
+    params: Params = property(attrgetter("_model.params"), doc="Its parameters.")
+    clients: int = property(attrgetter("_clients"), doc="How many clients there are.")
+    sizes: Sequence[int] = property(attrgetter("_world.sizes"), doc="Training examples by client.")
+    groups: Mapping[str, Sequence[int]] = property(attrgetter("_world.groups"), doc="Named groups of clients.")
+    concurrency: int = property(attrgetter("_world.concurrency"), doc="Jobs the dispatch policy keeps in flight.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
 from desim_fl.core import Reply
@@ -67,11 +68,17 @@ class FedBuff:
 
     def arrive(self, state: Buffer, view: View, update: Update) -> tuple[Buffer, Reply]:
         """Add the update; flush if it was the K-th."""
-        weight = self.weigh(update.staleness) * update.counts
-        state = _add(state, update, weight)
-        if state.filled < self.buffer_size:
-            return state, Reply(weight=weight)
-        return Buffer(), self._flush(state, view)._replace(weight=weight)
+        filled, total, members = state
+        weight = 0.0
+        if update.finite:
+            weight = float(self.weigh(update.staleness))
+            part = weight * update.delta
+            total = part if total is None else total + part
+            members = (*members, (update.job.id, weight))
+        state = Buffer(filled + 1, total, members)
+        if filled + 1 < self.buffer_size:
+            return state, _taken_in(weight)
+        return Buffer(), self._flush(state, view, weight)
 
     def lose(self, state: Buffer, view: View, loss: Loss) -> tuple[Buffer, Reply]:  # noqa: ARG002
         """Let the engine refill the slot; the buffer waits for the next arrival."""
@@ -85,18 +92,16 @@ class FedBuff:
         """Answer the engine's one question when the run stops: what to publish of a partial buffer."""
         return self._flush(state, view) if self.flush_at_end and state.filled else Reply()
 
-    def _flush(self, state: Buffer, view: View) -> Reply:
-        weights = sum(weight for _, weight in state.members)
+    def _flush(self, state: Buffer, view: View, weight: float | None = None) -> Reply:
+        weights = sum([weight for _, weight in state.members])
         if weights == 0:  # no finite member, or a steep power that underflowed: nothing to divide by
-            return Reply(params=view.params, shares=(), scale=0.0)
+            return Reply(params=view.params, shares=(), weight=weight, scale=0.0)
         scale = self.server_lr / {"K": len(state.members), "sum_w": weights, "none": 1}[self.normalize]
-        shares = tuple((job, weight / weights) for job, weight in state.members)
-        return Reply(params=view.params + scale * state.total, shares=shares, scale=scale)
+        shares = tuple([(job, part / weights) for job, part in state.members])
+        return Reply(params=view.params + scale * state.total, shares=shares, weight=weight, scale=scale)
 
 
-def _add(state: Buffer, update: Update, weight: float) -> Buffer:
-    if not update.finite:
-        return state._replace(filled=state.filled + 1)
-    part = weight * update.delta
-    total = part if state.total is None else state.total + part
-    return Buffer(state.filled + 1, total, (*state.members, (update.job.id, weight)))
+@lru_cache(maxsize=4096)
+def _taken_in(weight: float) -> Reply:
+    """The reply to an arrival that is buffered with this weight; few weights occur, and each reply is a constant."""
+    return Reply(weight=weight)
