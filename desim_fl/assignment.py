@@ -27,15 +27,16 @@ class Assignment:
     lr: float = 0.05
     decay: str = "constant"
     rate: Callable[[float], float] | None = None
-    _usual: dict[int, Work] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _usual: dict[int, Work] = field(init=False, repr=False, compare=False, default_factory=dict)  # by steps an epoch
 
     def work(self, client: int, asked: Work | None) -> Work:
         """Fill in what the strategy left open; raises ``RefusedError`` for sub-models."""
         if asked is not None:
             return self._filled(client, asked)
-        usual = self._usual.get(client)
+        epoch = self.steps_per_epoch[client]
+        usual = self._usual.get(epoch)
         if usual is None:
-            usual = self._usual[client] = self._filled(client, Work())
+            usual = self._usual[epoch] = self._filled(client, Work())
         return usual
 
     def _filled(self, client: int, asked: Work) -> Work:

@@ -55,9 +55,9 @@ def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
     """
     people, validation, known = _population(scenario)
     shape, classes = (known.shape, known.classes) if known is not None else ((), 0)
-    trips = _trips(scenario, people, _model_bytes(scenario, shape, classes))
-    task, sha256 = (None, None) if timing_only else _task(scenario, people, validation)
     assignment = _assignment(scenario, people)
+    trips = _trips(scenario, people, _model_bytes(scenario, shape, classes), assignment)
+    task, sha256 = (None, None) if timing_only else _task(scenario, people, validation)
     executor, reason = _executor(scenario, task, people, assignment)
     world = World(
         strategy=_strategy(scenario),
@@ -141,7 +141,7 @@ def _model_args(scenario: Scenario) -> dict[str, Any]:
     return args.get("args", {}) if ":" in scenario.model.name else args
 
 
-def _trips(scenario: Scenario, people: Population, size_bytes: int) -> DrawnTrips:
+def _trips(scenario: Scenario, people: Population, size_bytes: int, assignment: Assignment) -> DrawnTrips:
     seed, network, clients = scenario.run.seed, scenario.network, scenario.clients
     draw = partial(per_client, seed=seed, keys=people.keys)
     links = Links(
@@ -161,6 +161,7 @@ def _trips(scenario: Scenario, people: Population, size_bytes: int) -> DrawnTrip
         job_draws=JobDraws(seed, people.keys, laws),
         seconds_per_step=clients.seconds_per_step,
         delay_scale=scenario.run.delay_scale,
+        usual_steps=lambda client: assignment.work(client, None).steps or 0,
     )
 
 

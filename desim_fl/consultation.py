@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from desim_fl.algebra import Null
 from desim_fl.core import Alarm, Job, Reply, Send, Stop, Work
@@ -12,45 +12,121 @@ from desim_fl.errors import DesimError, RunError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from desim_fl.core import Params, Strategy, View
+    from desim_fl.core import Loss, Params, Strategy, Update, View
 
 
-def consult(
-    strategy: Strategy, state: Any, view: View, event: str, subject: Any = None, job: Job | None = None
-) -> tuple[Any, Reply]:
-    """Tell the strategy of an event and return its new state and its reply.
+class Consultation:
+    """One strategy, its state and what it may look at.
 
-    Raises ``RunError`` naming strategy, event and job where the strategy fails, answers with something unsound, or
-    changes shared parameters in place.
+    Every event is a method that returns the strategy's reply. Each raises ``RunError`` naming strategy, event and job
+    where the strategy fails, answers with something unsound, or changes shared parameters in place.
+
+    A reply is looked at twice: :func:`evidently_sound` lets the usual ones pass at the price of one unpacking;
+    whatever is left goes through every check.
     """
-    name = type(strategy).__name__
-    about = "" if job is None else f" about job {job.id} (client {job.client}, from version {job.version})"
-    shared = (view.params, None if job is None else job.params)
-    before = _changes(shared)
-    try:
-        state, reply = _asked(strategy, state, view, event, subject)
-    except DesimError:
-        raise
-    except Exception as error:
-        raise RunError(f"the strategy {name} failed in {event}{about}: {type(error).__name__}: {error}") from error
-    if _changes(shared) != before:
-        raise RunError(f"the strategy {name} changed shared parameters in place in {event}{about}; make new ones")
-    fault = next(_faults(reply, view.params), None)
-    if fault is not None:
-        raise RunError(f"the strategy {name} must answer {event}{about} with {fault}")
-    return state, reply
+
+    def __init__(self, strategy: Strategy, view: View) -> None:
+        self.state: Any = None
+        self._strategy, self._view = strategy, view
+
+    def start(self) -> Reply:
+        """Ask for the first state, and whom to send out."""
+        return self._careful("start", self._view)
+
+    def arrive(self, update: Update) -> Reply:
+        """Hand an update over."""
+        view = self._view
+        params = view.params
+        if params is not Null and hasattr(params, "_version"):
+            return self._careful("arrive", self.state, view, update, job=update.job)
+        try:
+            state, reply = self._strategy.arrive(self.state, view, update)
+        except Exception as error:
+            self._failed("arrive", update.job, error)
+        if not evidently_sound(reply, params):
+            self._check(reply, "arrive", update.job)
+        self.state = state
+        return reply
+
+    def lose(self, loss: Loss) -> Reply:
+        """Tell of a job that will not count."""
+        return self._careful("lose", self.state, self._view, loss, job=loss.job)
+
+    def alarm(self, name: str) -> Reply:
+        """Tell of an alarm that rings."""
+        return self._careful("alarm", self.state, self._view, name)
+
+    def finish(self) -> Reply:
+        """Ask a strategy that has an answer what to do at the stop."""
+        return self._careful("finish", self.state, self._view) if hasattr(self._strategy, "finish") else Reply()
+
+    def _careful(self, event: str, *arguments: Any, job: Job | None = None) -> Reply:
+        """Any event, with shared parameters watched."""
+        shared = (self._view.params, None if job is None else job.params)
+        before = _changes(shared)
+        try:
+            answer = getattr(self._strategy, event)(*arguments)
+            state, reply = (self.state, answer) if event == "finish" else answer
+        except Exception as error:
+            self._failed(event, job, error)
+        if _changes(shared) != before:
+            raise RunError(f"the strategy {self._name} changed shared parameters in place in {event}{_about(job)}; make new ones")
+        self._check(reply, event, job)
+        self.state = state
+        return reply
+
+    def _check(self, reply: Any, event: str, job: Job | None) -> None:
+        fault = next(_faults(reply, self._view.params), None)
+        if fault is not None:
+            raise RunError(f"the strategy {self._name} must answer {event}{_about(job)} with {fault}")
+
+    def _failed(self, event: str, job: Job | None, error: Exception) -> NoReturn:
+        if isinstance(error, DesimError):
+            raise error
+        told = f"{type(error).__name__}: {error}"
+        raise RunError(f"the strategy {self._name} failed in {event}{_about(job)}: {told}") from error
+
+    @property
+    def _name(self) -> str:
+        return type(self._strategy).__name__
 
 
-def _asked(strategy: Strategy, state: Any, view: View, event: str, subject: Any) -> tuple[Any, Any]:
-    method = getattr(strategy, event)
-    if event == "start":
-        return method(view)
-    return (state, method(state, view)) if event == "finish" else method(state, view, subject)
+def _about(job: Job | None) -> str:
+    return "" if job is None else f" about job {job.id} (client {job.client}, from version {job.version})"
 
 
 def _changes(values: tuple[Params, Params]) -> list[int | None]:
     """How often torch has counted changes in place of each; ``None`` for what is no tensor."""
     return [None if value is Null else getattr(value, "_version", None) for value in values]
+
+
+def evidently_sound(reply: Any, current: Params) -> bool:
+    """Whether a reply is one of the usual ones, in which nothing can be wrong; False says nothing."""
+    if type(reply) is not Reply:
+        return False
+    params, shares, sends, stops, keep, alarms, weight, scale, reject, abandon = reply
+    return (
+        (params is None or current is Null or type(params) is float is type(current))
+        and sends is reject is None
+        and stops == keep == alarms == ()
+        and abandon is False
+        and (weight is None or type(weight) is float)
+        and (scale is None or type(scale) is float)
+        and (shares is None or _evidently_shares(shares))
+    )
+
+
+def _evidently_shares(shares: Any) -> bool:
+    """Whether these are pairs of a whole number and a finite one; one loop without calls, since there may be many."""
+    if type(shares) is not tuple:
+        return False
+    for pair in shares:
+        if type(pair) is not tuple or len(pair) != 2:  # noqa: PLR2004
+            return False
+        job, share = pair
+        if type(job) is not int or type(share) is not float or not -math.inf < share < math.inf:
+            return False
+    return True
 
 
 def _faults(reply: Any, current: Params) -> Iterator[str]:

@@ -2,28 +2,33 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Send
 from desim_fl.errors import LawError, RefusedError, RunError
 from desim_fl.population import Roster
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from desim_fl.core import View
     from desim_fl.world import World
 
 
+ANYBODY = Send()  # what the dispatch policy asks for most of the time
+
+
 class Desk:
     """Open places of two kinds: those a strategy asked for, and those that the dispatch policy refills."""
 
-    def __init__(self, world: World, view: View, depart: Callable[[int, Send], None]) -> None:
+    def __init__(self, world: World, view: View, sent: Sequence[int], depart: Callable[[int, Send], None]) -> None:
         self.roster = Roster(len(world.sizes))
         self.explicit = False  # whether the strategy has ever chosen its own sends
         self.dispatched = 0
-        self._world, self._view, self._depart = world, view, depart
+        self._world, self._view, self._sent, self._depart = world, view, sent, depart
         self._selector_state = world.selector.start()
+        self._foreseen = 0 if _can_foresee(world) else math.inf  # dispatches below this number are foretold
         self._asked: list[Send] = []
         self._open = 0
         self._held = 0  # places that wait for the next publish
@@ -62,8 +67,11 @@ class Desk:
             left = [self._send(send) for send in self._asked]
             self._asked = [send for send in left if send is not None]
         if self._open and self.roster.selectable:
-            rest = self._send(Send(self._open))
-            self._open = 0 if rest is None else rest.count
+            send = ANYBODY if self._open == 1 else Send(self._open)
+            for client in self._choose(send):
+                self._depart(client, send)
+                self._open -= 1
+                self.dispatched += 1
 
     def _send(self, send: Send) -> Send | None:
         """Dispatch whom a send asks for and return what of it stays open."""
@@ -100,14 +108,28 @@ class Desk:
             raise RefusedError(
                 f'the strategy sends to the group "{send.group}", which is not one of this world\'s groups'
             )
-        selector = self._world.selector
-        self._selector_state, chosen = selector.choose(
+        if self.dispatched >= self._foreseen:
+            self._foresee()
+        self._selector_state, chosen = self._world.selector.choose(
             self._selector_state, self._view, self.roster, send, self.dispatched
         )
-        if (
-            len(chosen) > send.count
-            or len(set(chosen)) < len(chosen)
-            or not all(map(self.roster.is_selectable, chosen))
-        ):
-            raise LawError(f"the selector chose {chosen} for {send.count} places: not distinct selectable clients")
+        if len(chosen) != 1 or not self.roster.is_selectable(chosen[0]):
+            self._check_choice(chosen, send.count)
         return chosen
+
+    def _foresee(self) -> None:
+        """Let the trips of those who will most likely be sent out next be drawn at once: faster, and never otherwise."""
+        world: Any = self._world
+        clients = world.selector.likely(self._selector_state, self._view, self.roster, self.dispatched)
+        self._foreseen = self.dispatched + max(1, len(clients))
+        world.trips.expect(clients, [self._sent[client] for client in clients])
+
+    def _check_choice(self, chosen: tuple[int, ...], count: int) -> None:
+        distinct = len(chosen) == len(set(chosen)) <= count
+        if not distinct or not all(map(self.roster.is_selectable, chosen)):
+            raise LawError(f"the selector chose {chosen} for {count} places: not distinct selectable clients")
+
+
+def _can_foresee(world: World) -> bool:
+    """Whether the selector can foretell and the trips want to know: two options that neither protocol asks for."""
+    return hasattr(world.selector, "likely") and getattr(world.trips, "foresees", False)

@@ -8,19 +8,19 @@ staleness, idle clients, open places); the strategy computes; the executor train
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import simpy
 
 from desim_fl.algebra import Null, is_finite
 from desim_fl.complaints import abandoned_for_ever, rejected_for_ever
-from desim_fl.consultation import consult
+from desim_fl.consultation import Consultation
 from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Stop, Update
 from desim_fl.dispatch import Desk
 from desim_fl.errors import JobError, LawError, RefusedError, RunError, StalledError
 from desim_fl.evaluation import Evaluation, Evaluator
-from desim_fl.eventlog import EventLog, Kind, Note
-from desim_fl.flight import ALARM, ARRIVAL, Due, Flying, check_trip
+from desim_fl.eventlog import EventLog, Kind
+from desim_fl.flight import ALARM, ARRIVAL, END, Due, Flying, whole_trip
 from desim_fl.ledger import Ledger
 from desim_fl.ticks import to_ticks
 from desim_fl.usage import Usage
@@ -43,17 +43,17 @@ class Engine:
         self.world, self.log = world, log
         self.model = world.model
         self.ledger = Ledger()
-        self.usage = Usage()
+        self.usage = Usage(len(world.sizes))
         self.flights: dict[int, Flying] = {}
         self.dispatches = [0] * len(world.sizes)
         self.why: str | None = None
         self.final_ticks = 0
         self._env = simpy.Environment(initial_time=0)
         self._view = LiveView(world, self.flights)
-        self._desk = Desk(world, self._view, self._depart)
+        self._strategy = Consultation(world.strategy, self._view)
+        self._desk = Desk(world, self._view, self.dispatches, self._depart)
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
-        self._watch: Callable[[Engine], None] = lambda _: None
-        self._state: Any = None
+        self._watch: Callable[[Engine], None] | None = None
         self._abandoned = self._rejected = 0  # rounds and updates since the last publish
         self._alarms: dict[str, Due] = {}
         self._alarm_count = 0
@@ -61,6 +61,7 @@ class Engine:
         self._memories: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}  # by job: buffers of the finite updates since the last publish
         self._instant, self._instant_events, self._by_client = -1, 0, dict[int, int]()
+        log.tally = self.usage.tally
 
     @property
     def now(self) -> int:
@@ -71,22 +72,24 @@ class Engine:
 
     def run(self, watch: Callable[[Engine], None] | None = None) -> str:
         """Play until a stop rule holds and return ``timeline_sha256``; ``watch`` is called after every arrival."""
-        self._watch = watch or self._watch
+        self._watch = watch
         self._evaluator.start(self.model, lambda: (self.model, self.ledger.arrived), self._goes_on)
+        limit, step = self.world.stops.max_ticks, self._env.step
+        if limit is not None:
+            Due(self._env, self._on_end, None, END, 0, limit)
         self.log.block(0)
-        reply = self._consult("start")
-        self._answer(reply, freed=self.world.concurrency, at_once=True)
-        limit = self.world.stops.max_ticks
-        while self.why is None:
-            upcoming = self._env.peek()
-            if limit is not None and upcoming > limit:
-                self.log.block(limit)
-                self._stop("max_time", limit)
-            elif upcoming == math.inf:
-                raise StalledError(self._stalled())
-            else:
-                self._env.step()
+        self._answer(self._strategy.start(), freed=self.world.concurrency, at_once=True)
+        try:
+            while self.why is None:
+                step()
+        except simpy.core.EmptySchedule as error:
+            raise StalledError(self._stalled()) from error
         return self.log.finish(self.final_ticks)
+
+    def _on_end(self, _: Due) -> None:
+        """The last instant has been played whole."""
+        self.log.block(self.now)
+        self._stop("max_time", self.now)
 
     def settle(self) -> None:
         """Wait for evaluations that are still under way, when a run ends before its stop."""
@@ -106,7 +109,7 @@ class Engine:
 
     def _stop(self, why: str, tick: int) -> None:
         """Write the last rows of the current block (the strategy may flush once more) and evaluate."""
-        reply = self._consult("finish") if hasattr(self.world.strategy, "finish") else Reply()
+        reply = self._strategy.finish()
         if reply.params is not None:
             self._publish(reply, -1, -1)
         self.log.row(Kind.STOP, -1, -1, self.model.version)
@@ -121,43 +124,51 @@ class Engine:
         flying: Flying = event.subject
         if flying.due is not event:
             return  # cancelled, or moved to another instant
-        self.log.block(self.now)
-        if flying.loss is not None:
-            self._lose(flying, flying.loss[1])
-        else:
+        self.log.block(flying.ends)
+        self._guard_progress(flying)
+        if flying.lost is None:
             self._arrive(flying)
+        else:
+            self._lose(flying, flying.lost)
         self.world.executor.release(flying.job)
-        self._watch(self)
+        if self._watch is not None:
+            self._watch(self)
 
     def _arrive(self, flying: Flying) -> None:
-        job = flying.job
-        self._guard_progress(job.client)
+        """Let the strategy have the update, unless the engine turns it away, and do as it replies."""
         outcome = self._collect(flying)
-        staleness = self._land(flying, "arrived", flying.trip.bytes_up)
-        reason = self._turned_away(job, staleness)
+        job, version = flying.job, self.model.version
+        self._land(flying)
+        self.ledger.arrive(job.version, version, flying.trip.bytes_up)
+        staleness = version - job.version
+        reason = self._turned_away(staleness, outcome)
         if reason is None:
             self._hand_over(flying, outcome, staleness)
             return
         self._log_arrival(flying, outcome, staleness)
         self._reject(job, staleness, reason)
-        reply = self._consult("lose", Loss(job, staleness, reason), job)
+        reply = self._strategy.lose(Loss(job, staleness, reason))
         self._answer(reply, job.client, job.id, freed=1, at_once=True)
+
+    def _turned_away(self, staleness: int, outcome: Outcome) -> str | None:
+        """Say why the engine rejects an arrival, for every strategy alike, or ``None``."""
+        bound = self.world.strategy.max_staleness
+        if bound is not None and staleness > bound:
+            return "stale"
+        return None if outcome.examples else "no examples"
 
     def _hand_over(self, flying: Flying, outcome: Outcome, staleness: int) -> None:
         """Let the strategy have the update, and do as it replies."""
-        job = flying.job
-        finite = outcome.bad is None and is_finite(outcome.params)
-        if not finite and self.world.non_finite == "fail":
-            raise RunError(
-                f"job {job.id} (client {job.client}, from version {job.version}) gave a non-finite update in "
-                f'"{outcome.bad or "params"}"; run.non_finite = "skip" would give it weight 0 and go on'
-            )
-        seen = outcome if finite else outcome._replace(params=job.params)
-        update = Update(job, seen, staleness, finite, self._caches.get(job.client))
-        self._log_arrival(flying, outcome, staleness, finite=finite)
-        self.ledger.buffered += 1  # counted before the strategy is asked: it may fail, and the log must still add up
-        reply = self._consult("arrive", update, job)
-        self.log.amend(weight=reply.weight)
+        job, finite, seen, weight = flying.job, True, outcome, None
+        if outcome.bad is not None or not (outcome.params is Null or is_finite(outcome.params)):
+            self._allow_non_finite(job, outcome)
+            finite, seen = False, outcome._replace(params=job.params)
+        self.ledger.buffered += 1
+        try:
+            reply = self._strategy.arrive(Update(job, seen, staleness, finite, self._caches.get(job.client)))
+            weight = reply.weight
+        finally:  # where the strategy fails, the log must still add up
+            self._log_arrival(flying, outcome, staleness, weight, finite=finite)
         if reply.reject is None:
             self._buffers[job.id] = outcome.buffers if finite else None
         else:
@@ -166,63 +177,75 @@ class Engine:
         self._desk.hear(job.client, outcome.loss)
         self._answer(reply, job.client, job.id, freed=1, at_once=reply.reject is not None)
 
+    def _allow_non_finite(self, job: Job, outcome: Outcome) -> None:
+        if self.world.non_finite == "fail":
+            raise RunError(
+                f"job {job.id} (client {job.client}, from version {job.version}) gave a non-finite update in "
+                f'"{outcome.bad or "params"}"; run.non_finite = "skip" would give it weight 0 and go on'
+            )
+
     def _collect(self, flying: Flying) -> Outcome:
         """Get the outcome, check what the timeline took for granted, and store the client's memory."""
-        job, name = flying.job, self.world.executor.name
+        job = flying.job
         outcome = self.world.executor.collect(job, flying.steps)
+        _, _, examples, steps, stopped, _, _, memory, _ = outcome
+        if stopped or steps != flying.steps or examples != self.world.sizes[job.client]:
+            self._refuse(flying, outcome)
+        if memory is not None:
+            self._memories[job.client] = memory
+        return outcome
+
+    def _refuse(self, flying: Flying, outcome: Outcome) -> NoReturn:
+        job, name = flying.job, self.world.executor.name
         if outcome.stopped:
             raise RefusedError("early stopping of local training (Outcome.stopped) cannot be played yet")
         if outcome.steps != flying.steps:
             why = f"the trainer reports {outcome.steps} optimiser steps, but {flying.steps} were asked for and timed"
             raise JobError(job.id, job.client, job.version, name, why)
-        if outcome.examples != self.world.sizes[job.client]:
-            why = f"the trainer reports {outcome.examples} examples, but the client has {self.world.sizes[job.client]}"
-            raise JobError(job.id, job.client, job.version, name, why)
-        if outcome.memory is not None:
-            self._memories[job.client] = outcome.memory
-        return outcome
+        why = f"the trainer reports {outcome.examples} examples, but the client has {self.world.sizes[job.client]}"
+        raise JobError(job.id, job.client, job.version, name, why)
 
-    def _turned_away(self, job: Job, staleness: int) -> str | None:
-        """Say why the engine rejects an arrival, for every strategy alike, or ``None``."""
-        bound = self.world.strategy.max_staleness
-        if bound is not None and staleness > bound:
-            return "stale"
-        return "no examples" if self.world.sizes[job.client] == 0 else None
-
-    def _land(self, flying: Flying, fate: str, size_bytes: int = 0) -> int:
-        """End a flight, free its client and return the job's staleness."""
-        job, version = flying.job, self.model.version
+    def _land(self, flying: Flying) -> None:
+        """End a flight and free its client."""
+        job = flying.job
         del self.flights[job.id]
         flying.due = None
         self._desk.roster.free(job.client)
-        self.ledger.land(job.version, version, fate, size_bytes)
-        self.usage.land(flying, self.now, version - job.version if fate == "arrived" else None)
-        return version - job.version
 
-    def _log_arrival(self, flying: Flying, outcome: Outcome, staleness: int, *, finite: bool = True) -> None:
-        note = Note(
-            steps=outcome.steps,
-            examples=outcome.examples,
-            loss=None if outcome.loss is Null else outcome.loss,
-            bytes=flying.trip.bytes_up,
-            outcome=None if finite else "rejected: non-finite",
-            bad_key=None if finite else outcome.bad or "params",
+    def _log_arrival(
+        self, flying: Flying, outcome: Outcome, staleness: int, weight: float | None = None, *, finite: bool = True
+    ) -> None:
+        job, loss = flying.job, outcome.loss
+        self.log.arrive(
+            job.client,
+            job.id,
+            self.model.version,
+            staleness,
+            outcome.examples,
+            outcome.steps,
+            flying.trip,
+            weight,
+            None if loss is Null else loss,
         )
-        self.log.row(Kind.ARRIVE, flying.job.client, flying.job.id, self.model.version, staleness, note)
+        if not finite:
+            self.log.say("outcome", "rejected: non-finite")
+            self.log.say("bad_key", outcome.bad or "params")
 
     def _reject(self, job: Job, staleness: int, reason: str) -> None:
         self.ledger.rejected += 1
         self._rejected += 1
         if self._rejected >= _SAME_INSTANT_LIMIT and self.world.stops[::2] == (None, None):
             raise rejected_for_ever(self._rejected, reason, self.now)
-        self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, Note(reason=reason))
+        self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, reason)
 
     def _lose(self, flying: Flying, why: str) -> None:
-        job = flying.job
-        self._guard_progress(job.client, lost=True)
-        staleness = self._land(flying, "lost")
-        self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, Note(reason=why))
-        reply = self._consult("lose", Loss(job, staleness, why), job)
+        job, version = flying.job, self.model.version
+        self._land(flying)
+        self.ledger.lose(job.version, version)
+        self.usage.spend(flying, flying.ends)
+        staleness = version - job.version
+        self.log.row(Kind.LOSE, job.client, job.id, version, staleness, why)
+        reply = self._strategy.lose(Loss(job, staleness, why))
         self._answer(reply, job.client, job.id, freed=1, at_once=True)
 
     def _on_alarm(self, event: Due) -> None:
@@ -230,30 +253,35 @@ class Engine:
         if self._alarms.get(name) is not event:
             return  # taken back, or set anew
         del self._alarms[name]
-        if self._count_event() >= _SAME_INSTANT_LIMIT:
+        self._count_event()
+        if self._instant_events >= _SAME_INSTANT_LIMIT:
             raise StalledError(
                 f'virtual time is not advancing: the alarm "{name}" rings again and again at t = {self.now / 1e6} s; '
                 "set it at least a microsecond ahead"
             )
         self.log.block(self.now)
-        self.log.row(Kind.ALARM, -1, -1, self.model.version, note=Note(reason=name))
-        reply = self._consult("alarm", name)
-        self._answer(reply, freed=0)
+        self.log.row(Kind.ALARM, -1, -1, self.model.version, reason=name)
+        self._answer(self._strategy.alarm(name), freed=0)
 
-    def _count_event(self) -> int:
-        """Count the landings and alarms of this instant so far."""
-        if self.now != self._instant:
-            self._instant, self._instant_events, self._by_client = self.now, 0, {}
-        self._instant_events += 1
-        return self._instant_events
+    def _count_event(self, client: int = -1) -> None:
+        """Count the landings and alarms of this instant so far, and those of each client."""
+        now = self.now
+        if now != self._instant:
+            self._instant, self._instant_events, self._by_client = now, 1, {client: 1}
+        else:
+            self._instant_events += 1
+            self._by_client[client] = self._by_client.get(client, 0) + 1
 
-    def _guard_progress(self, client: int, *, lost: bool = False) -> None:
+    def _guard_progress(self, flying: Flying) -> None:
         """Raise ``StalledError`` where virtual time does not advance and no stop rule would end it."""
-        events = self._count_event()
-        count = self._by_client[client] = self._by_client.get(client, 0) + 1
-        stops = self.world.stops
+        self._count_event(flying.job.client)
+        if self._instant_events >= _SAME_CLIENT_LIMIT:
+            self._guard_instant(flying.job.client, lost=flying.lost is not None)
+
+    def _guard_instant(self, client: int, *, lost: bool) -> None:
+        stops, count = self.world.stops, self._by_client[client]
         uncounted = stops.max_versions is None and stops.max_updates is None
-        endless = (lost or stops.max_updates is None) and events >= _SAME_INSTANT_LIMIT
+        endless = (lost or stops.max_updates is None) and self._instant_events >= _SAME_INSTANT_LIMIT
         if (uncounted and count >= _SAME_CLIENT_LIMIT) or endless:
             fate = "arrived or was lost" if lost else "arrived"
             raise StalledError(
@@ -261,12 +289,7 @@ class Engine:
                 "give jobs a duration (clients.seconds_per_step, network.latency_s) or set run.max_updates"
             )
 
-    # ---- the strategy and what its replies ask for
-
-    def _consult(self, event: str, subject: Any = None, job: Job | None = None) -> Reply:
-        """Tell the strategy of an event and keep its new state."""
-        self._state, reply = consult(self.world.strategy, self._state, self._view, event, subject, job)
-        return reply
+    # ---- what a reply asks for
 
     def _answer(self, reply: Reply, client: int = -1, job: int = -1, *, freed: int, at_once: bool = False) -> None:
         """Publish first, then check the stop rules, then end, arm and send."""
@@ -298,12 +321,12 @@ class Engine:
             raise abandoned_for_ever(self._abandoned, self.now)
 
     def _publish(self, reply: Reply, client: int, job: int) -> None:
-        self.model = Model(self.model.version + 1, reply.params, self._averaged(reply.shares))
-        self.log.version = self.model.version
+        version = self.model.version + 1
+        self.model = Model(version, reply.params, self._averaged(reply.shares))
         self._view.moved(self.model)
         self.ledger.publish()
         self._buffers, self._abandoned, self._rejected = {}, 0, 0
-        self.log.row(Kind.PUBLISH, client, job, self.model.version, note=Note(scale=reply.scale))
+        self.log.publish(client, job, version, reply.scale)
         self._evaluator.published(self.model)
 
     def _averaged(self, shares: tuple[tuple[int, float], ...] | None) -> Any:
@@ -326,9 +349,12 @@ class Engine:
             raise RunError(f"the strategy stops job {stop.job}, which is not in flight")
         if stop.how == "cancel":
             job = flying.job
-            staleness = self._land(flying, "cancelled")
+            version = self.model.version
+            self._land(flying)
+            self.ledger.cancel(job.version, version)
+            self.usage.spend(flying, self.now)
             self.log.cut(job.id)
-            self.log.row(Kind.CANCEL, job.client, job.id, self.model.version, staleness)
+            self.log.row(Kind.CANCEL, job.client, job.id, version, version - job.version)
             self.world.executor.release(job)
             return 1
         if stop.how not in {"epoch", "step"}:
@@ -343,7 +369,7 @@ class Engine:
             return
         ahead = {kind for kind, tick in flying.legs() if tick > self.now}
         self.log.cut(flying.job.id)
-        flying.steps, flying.trip = steps, flying.trip._replace(compute=compute)
+        flying.shorten(steps, compute)
         later = tuple(end for end in flying.legs() if end[0] in ahead)  # a boundary in this very instant included
         self.log.legs(flying.job.client, flying.job.id, later)
         self._schedule_landing(flying)
@@ -362,37 +388,32 @@ class Engine:
 
     def _depart(self, client: int, send: Send) -> None:
         """Dispatch one job to one client; its whole trip is known now."""
-        world, nth, start = self.world, self.dispatches[client], send.start or self.model
+        world, now, version = self.world, self.now, self.model.version
+        nth, start = self.dispatches[client], send.start or self.model
         work = world.assignment.work(client, send.work)
         trip = world.trips.trip(client, nth, work)
-        check_trip(client, nth, trip, self.now)
-        job = Job(
-            id=self.ledger.dispatched,
-            client=client,
-            nth=nth,
-            version=start.version,
-            params=start.params,
-            buffers=start.buffers,
-            work=world.assignment.rated(work, trip),
-            extra=send.extra,
-            memory=self._memories.get(client),
-            tag=send.tag,
-        )
-        flying = self.flights[job.id] = Flying(job, trip, self.now, work.steps or 0)
+        ends, lost = whole_trip(client, nth, trip, now)
+        if world.assignment.rate is not None:
+            work = world.assignment.rated(work, trip)
+        number = self.ledger.dispatched
+        base, params, buffers = start
+        memory = self._memories.get(client)
+        job = Job(number, client, nth, base, params, buffers, work, send.extra, memory, send.tag)
+        flying = self.flights[number] = Flying(job, trip, now, work.steps or 0, ends, lost)
         self.dispatches[client] = nth + 1
         self._desk.roster.take(client)
-        self.ledger.depart(start.version, self.model.version, trip.bytes_down)
-        self.usage.depart(flying)
+        self.ledger.depart(base, version, trip.bytes_down)
         self._log_departure(flying)
         self._schedule_landing(flying)
-        world.executor.submit(job, flying.ends)
+        world.executor.submit(job, ends)
 
     def _log_departure(self, flying: Flying) -> None:
-        job, trip = flying.job, flying.trip
-        wait_s = None if trip.wait is None else trip.wait / 1e6
-        note = Note(nth=job.nth, steps=job.work.steps, lr=job.work.lr, bytes=trip.bytes_down, wait_s=wait_s)
-        self.log.row(Kind.DISPATCH, job.client, job.id, job.version, note=note)
-        self.log.legs(job.client, job.id, flying.legs())
+        job = flying.job
+        if flying.lost is None:
+            self.log.dispatch(job.client, job.id, job.version, job.nth, job.work, flying.trip)
+        else:
+            self.log.dispatch(job.client, job.id, job.version, job.nth, job.work, flying.trip, 0)
+            self.log.legs(job.client, job.id, flying.legs())
 
     def _schedule_landing(self, flying: Flying) -> None:
         flying.due = Due(self._env, self._on_landing, flying, ARRIVAL, flying.job.id, flying.ends - self.now)

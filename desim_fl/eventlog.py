@@ -1,9 +1,9 @@
 """The event log: what happened, in order, as rows; and ``timeline_sha256`` over them.
 
 The engine handles one *instant key* at a time (an arrival, an alarm, ...) and writes the rows it causes as one
-*block*. The legs of a job are known when it leaves and need no event of their own: they are handed over once and
-placed when a batch of blocks is settled. A leg end has the smallest key of its instant, so it stands after the
-block that dispatched the job and before the next block at the same or a later tick.
+*block*. The legs of a job are known when it leaves and need no event of their own: they follow from its dispatch and
+are placed when a batch of blocks is settled (:mod:`desim_fl.records`). A leg end has the smallest key of its instant,
+so it stands after the block that dispatched the job and before the next block at the same or a later tick.
 
 Rows go to a sink in segments of a fixed number of rows, whenever a batch is settled.
 """
@@ -11,11 +11,12 @@ Rows go to a sink in segments of a fixed number of rows, whenever a batch is set
 from __future__ import annotations
 
 import hashlib
-import itertools
-from enum import IntEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+
+from desim_fl import records
+from desim_fl.records import ARRIVE, DISPATCH, FIRST, KIND_NAMES, LEG, LEGS, PACK, PUBLISH, ROW, SECOND, Column, Kind
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,174 +25,186 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from desim_fl.core import Trip, Work
+
 SEGMENT_ROWS = 65_536
-_BATCH_ROWS = 8_192
-
-
-class Kind(IntEnum):
-    """Kinds of rows. Never renumbered; later kinds are appended."""
-
-    DISPATCH = 0
-    DOWNLOADED = 1
-    STARTED = 2
-    COMPUTED = 3
-    ARRIVE = 4
-    REJECT = 5
-    PUBLISH = 6
-    LOSE = 7
-    CANCEL = 8
-    ABANDON = 9
-    LEAVE = 10
-    COME = 11
-    ALARM = 12
-    STOP = 13
-
-
-KIND_NAMES = tuple(kind.name.lower() for kind in Kind)
-
-
-class Note(NamedTuple):
-    """What a row says beyond the timeline; ``None`` = nothing. Never part of the timeline hash."""
-
-    nth: int | None = None
-    steps: int | None = None
-    examples: int | None = None
-    loss: float | None = None
-    lr: float | None = None
-    weight: float | None = None
-    scale: float | None = None
-    bytes: int | None = None
-    wait_s: float | None = None
-    reason: str | None = None
-    outcome: str | None = None
-    bad_key: str | None = None
-
-
-NO_NOTE = Note()
-
-# One timeline row as it is hashed: packed, little-endian.
-ROW = np.dtype(
-    [
-        ("seq", "<u8"),
-        ("ticks", "<i8"),
-        ("kind", "u1"),
-        ("client", "<i8"),
-        ("job", "<i8"),
-        ("version", "<i8"),
-        ("staleness", "<i8"),
-    ]
-)
+_BATCH_ROWS = 16_384
+_TEXTS = ("reason", "outcome", "bad_key")
 
 
 class Segment(NamedTuple):
-    """Settled rows: the hashed fields, and one list for each field of ``Note``."""
+    """Settled rows: the hashed fields, and beside them columns of numbers and (few) texts by row."""
 
     rows: NDArray[np.void]
-    notes: dict[str, list[Any]]
+    numbers: dict[str, Column]
+    texts: dict[str, dict[int, str]]
 
     def part(self, part: slice) -> Segment:
         """Some of the rows."""
-        return Segment(self.rows[part], {name: column[part] for name, column in self.notes.items()})
+        first, last, _ = part.indices(len(self.rows))
+        numbers = {name: column[part] for name, column in self.numbers.items()}
+        texts = {
+            name: {row - first: text for row, text in column.items() if first <= row < last}
+            for name, column in self.texts.items()
+        }
+        return Segment(self.rows[part], numbers, texts)
 
     @staticmethod
     def joined(parts: list[Segment]) -> Segment:
         """Concatenate settled parts in order."""
-        notes = {name: [value for part in parts for value in part.notes[name]] for name in Note._fields}
-        return Segment(np.concatenate([part.rows for part in parts]), notes)
+        numbers = {
+            name: Column(*map(np.concatenate, zip(*(part.numbers[name] for part in parts), strict=True)))
+            for name in parts[0].numbers
+        }
+        texts: dict[str, dict[int, str]] = {name: {} for name in _TEXTS}
+        first = 0
+        for part in parts:
+            for name, column in part.texts.items():
+                texts[name] |= {first + row: text for row, text in column.items()}
+            first += len(part.rows)
+        return Segment(np.concatenate([part.rows for part in parts]), numbers, texts)
+
+    def note(self, name: str) -> list[Any]:
+        """One column beside the timeline, by row; ``None`` where it says nothing."""
+        if name in self.numbers:
+            return self.numbers[name].tolist()
+        return [self.texts[name].get(row) for row in range(len(self.rows))]
 
 
 class EventLog:
-    """Collects rows, places leg ends, hashes the timeline and feeds full segments to ``sink``."""
+    """Collects records, places leg ends, hashes the timeline and feeds full segments to ``sink``.
+
+    ``tally`` is called with each batch of records before it is placed.
+    """
 
     def __init__(self, sink: Callable[[Segment], None] | None = None, segment_rows: int = SEGMENT_ROWS) -> None:
+        self.tally: Callable[[NDArray[np.void]], None] = lambda _: None
         self._sink = sink
         self._segment_rows = segment_rows
         self._hash = hashlib.sha256()
-        self._seq = 0
+        self._seq = self._version = 0  # of the rows settled so far
         self._pending: list[Segment] = []
         self._pending_rows = 0
-        self._first_block = 0
-        self._blocks: list[tuple[int, int]] = []  # tick, version after the block
-        self._rows: list[tuple[int, int, int, int, int, int]] = []  # block, kind, client, job, version, staleness
-        self._notes: list[Note] = []
-        self._legs: dict[int, list[tuple[int, int, int, int, int]]] = {}  # job -> born, tick, kind, client, job
-        self.version = 0
+        self._records: list[bytes] = []
+        self._ticks: list[int] = []  # of the blocks of this batch
+        self._block = -1
+        self._texts: dict[str, dict[int, str]] = {name: {} for name in _TEXTS}  # by number of the record
+        self._by_hand: dict[int, list[tuple[int, int, int, int, int]]] = {}  # job -> LEG with its block for a floor
+        self._held = np.zeros(0, LEG)  # ends of legs beyond what is settled
+        self._cuts: dict[int, int] = {}
 
     def block(self, tick: int) -> None:
         """Begin the rows of the next instant key; settles a full batch before it."""
-        if len(self._rows) >= _BATCH_ROWS:
+        if len(self._records) >= _BATCH_ROWS:
             self.settle(tick)
-        self._close_block()
-        self._blocks.append((tick, self.version))
+        self._block += 1
+        self._ticks.append(tick)
 
-    def _close_block(self) -> None:
-        if self._blocks:
-            self._blocks[-1] = (self._blocks[-1][0], self.version)
+    # ---- what can happen
 
-    def row(self, kind: Kind, client: int, job: int, version: int, staleness: int = -1, note: Note = NO_NOTE) -> None:
-        """Write a row into the current block."""
-        block = self._first_block + len(self._blocks) - 1
-        self._rows.append((block, kind, client, job, version, staleness))
-        self._notes.append(note)
+    def dispatch(self, client: int, job: int, version: int, nth: int, work: Work, trip: Trip, what: int = LEGS) -> None:
+        """A job leaves; ``what = 0`` if the ends of its legs are handed over by hand."""
+        _, steps, lr, *_ = work
+        download, wait, compute, _, size, *_ = trip
+        what |= DISPATCH | FIRST
+        wait = -1 if wait is None else wait
+        self._records.append(
+            PACK(what, self._block, client, job, version, -1, nth, steps, size, download, wait, compute, 0, lr, 0.0)
+        )
 
-    def amend(self, **more: Any) -> None:
-        """Add to the note of the row just written; nothing of the timeline changes."""
-        self._notes[-1] = self._notes[-1]._replace(**more)
+    def arrive(
+        self,
+        client: int,
+        job: int,
+        version: int,
+        staleness: int,
+        examples: int,
+        steps: int,
+        trip: Trip,
+        weight: float | None,
+        loss: float | None,
+    ) -> None:
+        """A job's update is here."""
+        download, wait, compute, upload, _, size, _ = trip
+        what = ARRIVE
+        if weight is None:
+            weight = 0.0
+        else:
+            what |= FIRST
+        if loss is None:
+            loss = 0.0
+        else:
+            what |= SECOND
+        self._records.append(
+            PACK(
+                what, self._block, client, job, version, staleness, examples, steps, size,
+                download, wait or 0, compute, upload, weight, loss,
+            )
+        )  # fmt: skip
+
+    def publish(self, client: int, job: int, version: int, scale: float | None) -> None:
+        """A new version is in force."""
+        what, scale = (PUBLISH, 0.0) if scale is None else (PUBLISH | FIRST, scale)
+        self._records.append(PACK(what, self._block, client, job, version, -1, 0, 0, 0, 0, 0, 0, 0, scale, 0.0))
+
+    def row(self, kind: Kind, client: int, job: int, version: int, staleness: int = -1, reason: str | None = None) -> None:
+        """Anything else, with the reason if there is one."""
+        self._records.append(PACK(kind, self._block, client, job, version, staleness, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0))
+        self.say("reason", reason)
+
+    def say(self, name: str, text: str | None) -> None:
+        """Add a text to the row just written; nothing of the timeline changes."""
+        if text is not None:
+            self._texts[name][len(self._records) - 1] = text
 
     def legs(self, client: int, job: int, ends: tuple[tuple[Kind, int], ...]) -> None:
-        """Hand over the leg ends (kind, tick) of a job that leaves, or is cut short, in the current block."""
-        born = self._first_block + len(self._blocks) - 1
-        found = [(born, tick, int(kind), client, job) for kind, tick in ends]
-        self._legs[job] = self._legs[job] + found if job in self._legs else found
+        """Hand over by hand the leg ends (kind, tick) of a job that does not go the usual way."""
+        found = [(tick, int(kind), client, job, self._block) for kind, tick in ends]
+        self._by_hand.setdefault(job, []).extend(found)
 
     def cut(self, job: int) -> None:
         """Take back the leg ends of a job that lie after the current tick."""
-        now = self._blocks[-1][0]
-        self._legs[job] = [leg for leg in self._legs.get(job, []) if leg[1] <= now]
+        now = self._ticks[-1]
+        self._cuts.setdefault(job, now)
+        if job in self._by_hand:
+            self._by_hand[job] = [leg for leg in self._by_hand[job] if leg[0] <= now]
+
+    # ---- settling
 
     def settle(self, tick: int) -> None:
         """Give a final place to every row written so far and to leg ends up to ``tick``."""
-        self._close_block()
-        legs = [leg for ends in self._legs.values() for leg in ends if leg[1] <= tick]
-        later = {job: [leg for leg in ends if leg[1] > tick] for job, ends in self._legs.items()}
-        self._legs = {job: ends for job, ends in later.items() if ends}
-        if self._rows or legs:
-            self._emit(self._placed(legs))
-        self._first_block += len(self._blocks)
-        self._blocks, self._rows, self._notes = [], [], []
+        batch = records.Batch(self._records, self._ticks, self._version)
+        legs = self._legs(batch)
+        due = legs["tick"] <= tick
+        self._held = legs[~due]
+        self._held["floor"] = 0
+        texts = self._texts
+        self._version = int(batch.versions[-1])
+        self._records, self._ticks, self._block = [], [], -1
+        self._texts = {name: {} for name in _TEXTS}
+        self.tally(batch.records)
+        self._emit(batch, legs[due], texts)
 
-    def _placed(self, legs: list[tuple[int, int, int, int, int]]) -> Segment:
-        """Rows and leg ends of this batch in timeline order."""
-        ticks = np.array([tick for tick, _ in self._blocks], np.int64)
-        versions = np.array([version for _, version in self._blocks], np.int64)
-        row, leg = _table(self._rows, 6), _table(legs, 5)
-        row_block = row[:, 0] - self._first_block
-        leg_block = np.maximum(leg[:, 0] - self._first_block, np.searchsorted(ticks, leg[:, 1], side="left") - 1)
-        table = np.zeros(len(row) + len(leg), ROW)
-        split = len(row)
-        table["ticks"][:split], table["ticks"][split:] = ticks[row_block], leg[:, 1]
-        table["kind"][:split], table["kind"][split:] = row[:, 1], leg[:, 2]
-        table["client"][:split], table["client"][split:] = row[:, 2], leg[:, 3]
-        table["job"][:split], table["job"][split:] = row[:, 3], leg[:, 4]
-        table["version"][:split], table["version"][split:] = (
-            row[:, 4],
-            versions[leg_block],
-        )  # the one after the block it follows
-        table["staleness"][:split], table["staleness"][split:] = row[:, 5], -1
-        order = np.lexsort(_place(row_block, leg_block, leg))
-        table = table[order]
-        notes = [*self._notes, *([NO_NOTE] * len(leg))]
-        columns = zip(*(notes[index] for index in order.tolist()), strict=True)
-        return Segment(table, dict(zip(Note._fields, map(list, columns), strict=True)))
+    def _legs(self, batch: records.Batch) -> NDArray[np.void]:
+        """All leg ends known by now that have no place yet, by job and kind."""
+        legs = records.uncut(np.concatenate([self._held, batch.legs()]), self._cuts)
+        if self._by_hand:
+            more = np.array([leg for ends in self._by_hand.values() for leg in ends], LEG)
+            more["floor"] = batch.end_of_block(more["floor"])
+            legs = np.concatenate([legs, more])
+        self._by_hand, self._cuts = {}, {}
+        return legs
 
-    def _emit(self, segment: Segment) -> None:
-        rows = segment.rows
+    def _emit(self, batch: records.Batch, legs: NDArray[np.void], texts: dict[str, dict[int, str]]) -> None:
+        found = records.placed(batch, legs)
+        rows = found.rows
         rows["seq"] = np.arange(self._seq, self._seq + len(rows), dtype=np.uint64)
         self._seq += len(rows)
         self._hash.update(rows.tobytes())
         if self._sink is None:
             return
-        self._pending.append(segment)
+        placed = {name: {int(found.records[at]): text for at, text in column.items()} for name, column in texts.items()}
+        self._pending.append(Segment(rows, records.numbers(batch, found), placed))
         self._pending_rows += len(rows)
         while self._pending_rows >= self._segment_rows:
             whole = Segment.joined(self._pending)
@@ -208,26 +221,6 @@ class EventLog:
         return self._hash.hexdigest()
 
 
-def _table(rows: list[Any], width: int) -> NDArray[np.int64]:
-    """Equal tuples of integers as an array; much faster than ``np.array`` on a list of tuples."""
-    return np.fromiter(itertools.chain.from_iterable(rows), np.int64, len(rows) * width).reshape(-1, width)
-
-
-def _place(
-    row_block: NDArray[np.int64], leg_block: NDArray[np.int64], leg: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], ...]:
-    """Sort keys, least significant first: block, rows before leg ends, tick, job, leg; rows keep their order."""
-    rows, legs = len(row_block), len(leg_block)
-    nothing = np.zeros(rows, np.int64)
-    return (
-        np.concatenate([np.arange(rows), leg[:, 2]]),
-        np.concatenate([nothing, leg[:, 4]]),
-        np.concatenate([nothing, leg[:, 1]]),
-        np.concatenate([nothing, np.ones(legs, np.int64)]),
-        np.concatenate([row_block, leg_block]),
-    )
-
-
 class MemorySink(list[Segment]):
     """A sink for tests and small worlds: keeps every segment."""
 
@@ -240,8 +233,8 @@ class MemorySink(list[Segment]):
         return [(t, KIND_NAMES[k], c, j, v, s) for part in rows for t, k, c, j, v, s in part]
 
     def notes(self, name: str) -> list[Any]:
-        """One column of notes, in row order."""
-        return [value for segment in self for value in segment.notes[name]]
+        """One column beside the timeline, in row order."""
+        return [value for segment in self for value in segment.note(name)]
 
 
 def schema() -> dict[str, Any]:
@@ -271,11 +264,16 @@ def frame(segment: Segment) -> pl.DataFrame:
     import polars as pl  # noqa: PLC0415
 
     rows = segment.rows
-    columns: dict[str, Any] = {name: np.ascontiguousarray(rows[name]) for name in ROW.names or ()}
+    columns: dict[str, Any] = {name: pl.Series(np.ascontiguousarray(rows[name])) for name in ROW.names or ()}
     columns["kind"] = pl.Series(KIND_NAMES, dtype=pl.Enum(KIND_NAMES)).gather(columns["kind"])
-    columns["time_s"] = rows["ticks"] / 1e6
-    columns |= segment.notes
-    return pl.DataFrame([pl.Series(name, columns[name], dtype=dtype) for name, dtype in schema().items()])
+    columns["time_s"] = pl.Series(rows["ticks"] / 1e6)
+    for name, (values, known) in segment.numbers.items():
+        series = pl.Series(values)
+        columns[name] = series.zip_with(pl.Series(known), pl.Series([None], dtype=series.dtype))
+    for name, texts in segment.texts.items():
+        columns[name] = pl.Series([texts.get(row) for row in range(len(rows))] if texts else [None], dtype=pl.String)
+        columns[name] = columns[name] if texts else columns[name].new_from_index(0, len(rows))
+    return pl.DataFrame([columns[name].cast(dtype).alias(name) for name, dtype in schema().items()])
 
 
 class ParquetSink:

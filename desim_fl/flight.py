@@ -17,31 +17,38 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 # Classes of an instant, in the order in which they are played. Class 0, ends of legs, is placed by the event log.
-ARRIVAL, LEAVE, COME, ALARM, EVALUATION = 1, 2, 3, 4, 5
+ARRIVAL, LEAVE, COME, ALARM, EVALUATION, END = 1, 2, 3, 4, 5, 6
 NUMBER_BITS = 48
 
 
 class Due(simpy.Event):
     """Something that happens at one key (tick, class, number); ``handler`` is called with this event, which carries ``subject``."""
 
+    __slots__ = ("callbacks", "subject")
+    _ok, _value = True, None  # it cannot fail and carries no value: nothing to set for each
+
     def __init__(
         self, env: simpy.Environment, handler: Callable[[Any], None], subject: Any, order: int, number: int, delay: int
     ) -> None:
-        self.env = env
         self.callbacks = [handler]
-        self._value = self.subject = subject
-        self._ok = True
-        env.schedule(self, priority=(order << NUMBER_BITS) | number, delay=delay)  # pyright: ignore[reportArgumentType]
+        self.subject = subject
+        env.schedule(self, (order << NUMBER_BITS) | number, delay)  # pyright: ignore[reportArgumentType]
 
 
 @dataclass(slots=True)
 class Flying:
-    """A job on its way: it left at tick ``left`` and will have done ``steps``; ``due`` ends the flight."""
+    """A job on its way.
+
+    It left at tick ``left``, will have done ``steps``, and its flight ends at tick ``ends``, where it arrives or is
+    ``lost`` (the reason); ``due`` is the event of that.
+    """
 
     job: Job
     trip: Trip
     left: int
     steps: int
+    ends: int
+    lost: str | None = None
     due: Due | None = None
 
     @property
@@ -49,23 +56,12 @@ class Flying:
         """Tick at which computing starts."""
         return self.left + self.trip.download + (self.trip.wait or 0)
 
-    @property
-    def loss(self) -> tuple[int, str] | None:
-        """When (tick) and why the job is lost on its way, if it is."""
-        lost = self.trip.lost
-        return None if lost is None or lost[0] >= duration(self.trip) else (self.left + lost[0], lost[1])
-
-    @property
-    def ends(self) -> int:
-        """Tick at which the flight ends, one way or the other."""
-        return self.left + duration(self.trip) if self.loss is None else self.loss[0]
-
     def legs(self) -> tuple[tuple[Kind, int], ...]:
         """Ends of the legs before the flight ends; arrival has a row of its own."""
         downloaded, computed = self.left + self.trip.download, self.started + self.trip.compute
         started = () if self.trip.wait is None else ((Kind.STARTED, self.started),)
         ends = ((Kind.DOWNLOADED, downloaded), *started, (Kind.COMPUTED, computed))
-        return ends if self.loss is None else tuple(end for end in ends if end[1] <= self.ends)
+        return ends if self.lost is None else tuple(end for end in ends if end[1] <= self.ends)
 
     def boundary(self, now: int, how: str) -> tuple[int, int]:
         """Steps done and compute ticks at the next ``epoch`` or ``step`` boundary at or after ``now``.
@@ -80,17 +76,46 @@ class Flying:
                 return steps, compute * steps // planned
         return self.steps, compute
 
+    def shorten(self, steps: int, compute: int) -> None:
+        """Have it do only ``steps`` steps, in ``compute`` ticks."""
+        self.steps, self.trip = steps, self.trip._replace(compute=compute)
+        self.ends, self.lost = fate(self.trip, self.left)
+
+
+def fate(trip: Trip, left: int) -> tuple[int, str | None]:
+    """Tick at which a flight ends, and why it is lost on its way (``None`` = it arrives)."""
+    whole = duration(trip)
+    if trip.lost is None or trip.lost[0] >= whole:
+        return left + whole, None
+    return left + trip.lost[0], trip.lost[1]
+
 
 def duration(trip: Trip) -> int:
     """Ticks from dispatch to arrival."""
     return trip.download + (trip.wait or 0) + trip.compute + trip.upload
 
 
-def check_trip(client: int, nth: int, trip: Trip, now: int) -> None:
-    """Raise ``RunError`` naming the client unless every leg is a whole number of ticks from 0 on."""
-    sound = trip.lost is None and all(map(is_leg, (trip.download, trip.wait or 0, trip.compute, trip.upload)))
-    if sound and now + duration(trip) < MOST_TICKS:
-        return
+def whole_trip(client: int, nth: int, trip: Trip, left: int) -> tuple[int, str | None]:
+    """Tick at which a trip that begins at ``left`` ends, and why its job is lost on the way (``None`` = it arrives).
+
+    Raises ``RunError`` naming the client unless every leg is a whole number of ticks from 0 on.
+    """
+    download, wait, compute, upload, _, _, lost = trip
+    if wait is None:
+        wait = 0
+    if (
+        lost is None
+        and type(download) is type(wait) is type(compute) is type(upload) is int
+        and download >= 0 <= wait
+        and compute >= 0 <= upload
+        and (ends := left + download + wait + compute + upload) < MOST_TICKS
+    ):
+        return ends, None
+    _check_trip(client, nth, trip, left)
+    return fate(trip, left)
+
+
+def _check_trip(client: int, nth: int, trip: Trip, now: int) -> None:
     legs = {"download": trip.download, "wait": trip.wait or 0, "compute": trip.compute, "upload": trip.upload}
     if trip.lost is not None:
         legs["loss"] = trip.lost[0]

@@ -40,11 +40,24 @@ class Ledger:
         self.base_versions += base
         self.aged += version - base  # an older start is born with that age
 
-    def land(self, base: int, version: int, fate: str, size_bytes: int = 0) -> None:
-        """Count the end of a flight: ``arrived``, ``lost`` or ``cancelled``."""
-        setattr(self, fate, getattr(self, fate) + 1)
-        self.in_flight -= 1
+    def arrive(self, base: int, version: int, size_bytes: int) -> None:
+        """Count the end of a flight that arrived."""
+        self.arrived += 1
         self.bytes_up += size_bytes
+        self._land(base, version)
+
+    def lose(self, base: int, version: int) -> None:
+        """Count the end of a flight that was lost."""
+        self.lost += 1
+        self._land(base, version)
+
+    def cancel(self, base: int, version: int) -> None:
+        """Count the end of a flight that the strategy ended."""
+        self.cancelled += 1
+        self._land(base, version)
+
+    def _land(self, base: int, version: int) -> None:
+        self.in_flight -= 1
         self.base_versions -= base
         self.settled_staleness += version - base
 
@@ -57,17 +70,23 @@ class Ledger:
 
     def check(self, version: int) -> None:
         """Raise ``LawError`` where a conservation law does not hold; cheap enough for every event."""
-        ages = self.settled_staleness + self.in_flight * version - self.base_versions
-        jobs = self.arrived + self.in_flight + self.lost + self.cancelled
-        updates = self.applied + self.buffered + self.rejected
-        if self.dispatched != jobs:
+        if (
+            self.dispatched == self.arrived + self.in_flight + self.lost + self.cancelled
+            and self.arrived == self.applied + self.buffered + self.rejected
+            and self.published == version
+            and self.aged == self.settled_staleness + self.in_flight * version - self.base_versions
+        ):
+            return
+        self._explain(version)
+
+    def _explain(self, version: int) -> NoReturn:
+        if self.dispatched != self.arrived + self.in_flight + self.lost + self.cancelled:
             self._violated("dispatched = arrived + in flight + lost + cancelled")
-        if self.arrived != updates:
+        if self.arrived != self.applied + self.buffered + self.rejected:
             self._violated("arrived = applied + buffered + rejected")
         if self.published != version:
             self._violated("version = publishes")
-        if self.aged != ages:
-            self._violated("staleness of landed jobs + ages in flight = jobs in flight summed over publishes")
+        self._violated("staleness of landed jobs + ages in flight = jobs in flight summed over publishes")
 
     def _violated(self, law: str) -> NoReturn:
         raise LawError(f"a conservation law is violated: {law}; counts: {asdict(self)}")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     Indices = NDArray[np.int64]
 
+_FEW = 4096  # clients up to which a look at all is faster than one at the counts of blocks
 _ALPHAS = (1e-300, 1e300)  # beyond, 1 / alpha or alpha + 1 leave the range of a float
 
 
@@ -230,25 +231,24 @@ class Roster:
     """Which clients are selectable now; kept by the engine with ``take`` and ``free``, both of constant time.
 
     Free clients are marked in one byte each and counted by blocks, so that the n-th free one is found without a
-    walk over all. They are also linked in a ring in the order of becoming free, behind those never used, which
-    come in the order of their numbers; entry ``count`` is the ring's anchor.
+    walk over all. Who is idle longest is kept as a ring from the first time that somebody asks: few selectors do.
     """
 
     __slots__ = (
-        "_after",
-        "_before",
         "_block",
         "_counts",
         "_counts_view",
         "_flags",
         "_flags_view",
-        "_size",
+        "_frees",
+        "_latest",
+        "_ring",
+        "_since",
         "selectable",
     )
 
     def __init__(self, count: int) -> None:
         self.selectable = count
-        self._size = count
         self._block = max(64, 1 << math.isqrt(count).bit_length())
         blocks = -(-count // self._block)
         self._flags = bytearray(b"\x01") * count
@@ -256,9 +256,10 @@ class Roster:
         self._counts = array("q", [self._block] * blocks)
         self._counts[-1] -= blocks * self._block - count
         self._counts_view = np.frombuffer(self._counts, np.int64)
-        ring = np.arange(-1, count + 2, dtype=np.int64) % (count + 1)
-        self._before = array("q", ring[:-2].tobytes())
-        self._after = array("q", ring[2:].tobytes())
+        self._frees = 0  # how often somebody became free
+        self._latest = -1  # who did last
+        self._since = array("q", bytes(8 * count))  # of each client: that count when it last became free
+        self._ring: _Ring | None = None
 
     def is_selectable(self, client: int) -> bool:
         """Whether this client may be sent out now."""
@@ -271,9 +272,8 @@ class Roster:
         self._flags[client] = 0
         self._counts[client // self._block] -= 1
         self.selectable -= 1
-        before, after = self._before[client], self._after[client]
-        self._after[before] = after
-        self._before[after] = before
+        if self._ring is not None:
+            self._ring.remove(client)
 
     def free(self, client: int) -> None:
         """Mark a client as selectable again, idle from now on; LawError if it was not busy."""
@@ -282,14 +282,20 @@ class Roster:
         self._flags[client] = 1
         self._counts[client // self._block] += 1
         self.selectable += 1
-        last = self._before[self._size]
-        self._after[last], self._before[client] = client, last
-        self._after[client], self._before[self._size] = self._size, client
+        self._latest = client
+        self._frees += 1
+        self._since[client] = self._frees
+        if self._ring is not None:
+            self._ring.append(client)
 
     def nth_selectable(self, rank: int) -> int:
         """Return the selectable client with exactly ``rank`` selectable ones of smaller number."""
         if not 0 <= rank < self.selectable:
             raise LawError(f"asked for selectable client number {rank} of {self.selectable}")
+        if self.selectable == 1 and self._latest >= 0 and self._flags[self._latest]:
+            return self._latest  # a crowded world asks this at every arrival
+        if len(self._flags) <= _FEW:
+            return int(self._flags_view.nonzero()[0][rank])
         upto = np.cumsum(self._counts_view)
         block = int(np.searchsorted(upto, rank, side="right"))
         rank -= int(upto[block - 1]) if block else 0
@@ -298,9 +304,45 @@ class Roster:
 
     def longest_idle(self, count: int) -> list[int]:
         """Up to ``count`` selectable clients, those idle longest first."""
+        if self._ring is None:
+            since = np.where(self._flags_view == 1, np.frombuffer(self._since, np.int64), self._frees + 1)
+            idle = np.argsort(since, kind="stable")[: self.selectable]
+            self._ring = _Ring(len(self._flags), idle)
+        return self._ring.first(count)
+
+
+class _Ring:
+    """Idle clients linked in the order of becoming free, behind those never used in the order of their numbers.
+
+    Entry ``count`` is the anchor.
+    """
+
+    __slots__ = ("_after", "_anchor", "_before")
+
+    def __init__(self, count: int, idle: NDArray[np.int64]) -> None:
+        self._anchor = count
+        self._before, self._after = array("q", bytes(8 * count + 8)), array("q", bytes(8 * count + 8))
+        around = np.concatenate([[count], idle, [count]])
+        np.frombuffer(self._before, np.int64)[around[1:]] = around[:-1]
+        np.frombuffer(self._after, np.int64)[around[:-1]] = around[1:]
+
+    def remove(self, client: int) -> None:
+        """Take a client out."""
+        before, after = self._before[client], self._after[client]
+        self._after[before] = after
+        self._before[after] = before
+
+    def append(self, client: int) -> None:
+        """Link a client behind all others."""
+        last = self._before[self._anchor]
+        self._after[last], self._before[client] = client, last
+        self._after[client], self._before[self._anchor] = self._anchor, client
+
+    def first(self, count: int) -> list[int]:
+        """Up to ``count`` clients from the front."""
         found: list[int] = []
-        client = self._after[self._size]
-        while client != self._size and len(found) < count:
+        client = self._after[self._anchor]
+        while client != self._anchor and len(found) < count:
             found.append(client)
             client = self._after[client]
         return found

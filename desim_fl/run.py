@@ -104,7 +104,7 @@ def summary(session: Session) -> dict[str, Any]:
         "bytes_down": ledger.bytes_down,
         "bytes_up": ledger.bytes_up,
         "staleness": staleness_summary(usage.staleness),
-        "updates_a_client": spread([account.arrivals for account in usage.accounts.values()], people),
+        "updates_a_client": spread(usage.arrivals, people),
         **time_summary(usage.total(), session.ticks, people, ledger.arrived),
         "stop": engine.why,
     }

@@ -7,11 +7,12 @@ import io
 import json
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import polars as pl
 
 from desim_fl import durable
 from desim_fl.errors import RunDirectoryError
-from desim_fl.usage import Account
+from desim_fl.usage import LEGS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -121,28 +122,23 @@ def clients(built: Built, usage: Usage) -> pl.DataFrame:
     """Make the table ``clients``: constants and totals, one row a client."""
     people, trips, links = built.population, built.trips, built.trips.links
     count = len(people)
-    accounts = [usage.accounts.get(client, Account()) for client in range(count)]
-    seconds = {
-        f"{leg}_s": [getattr(account.legs, leg) / 1e6 for account in accounts]
-        for leg in ("download", "wait", "compute", "upload")
-    }
+    totals = usage.columns()
+    seconds = {f"{leg}_s": totals[leg] / 1e6 for leg in LEGS}
+    factors = np.asarray(trips.device_factor)
     columns: dict[str, Any] = {
         "client": range(count),
-        "key": list(people.keys),
+        "key": people.keys,
         "name": [people.name(client) for client in range(count)],
-        "examples": list(people.sizes),
+        "examples": people.sizes,
         "class_counts": [None] * count if people.class_counts is None else people.class_counts.tolist(),
-        "device_factor": trips.device_factor,
-        "seconds_per_step": [trips.seconds_per_step * factor for factor in trips.device_factor],
-        "down_mbps": [None] * count if links.down_mbps is None else links.down_mbps,
-        "up_mbps": [None] * count if links.up_mbps is None else links.up_mbps,
-        "latency_s": links.latency_s,
-        "busy_s": [sum(account.legs) / 1e6 for account in accounts],
+        "device_factor": factors,
+        "seconds_per_step": trips.seconds_per_step * factors,
+        "down_mbps": [None] * count if links.down_mbps is None else np.asarray(links.down_mbps),
+        "up_mbps": [None] * count if links.up_mbps is None else np.asarray(links.up_mbps),
+        "latency_s": np.asarray(links.latency_s),
+        "busy_s": sum(totals[leg] for leg in LEGS) / 1e6,
         **seconds,
-        **{
-            name: [getattr(account, name) for account in accounts]
-            for name in ("dispatches", "arrivals", "steps", "bytes_down", "bytes_up")
-        },
+        **{name: totals[name] for name in ("dispatches", "arrivals", "steps", "bytes_down", "bytes_up")},
     }
     return pl.DataFrame([pl.Series(name, columns[name], dtype=dtype) for name, dtype in CLIENTS_SCHEMA.items()])
 

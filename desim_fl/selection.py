@@ -9,17 +9,19 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from desim_fl.draws import Purpose, block, blocks, word
+from desim_fl.draws import Purpose, block, blocks
 from desim_fl.errors import RefusedError, ScenarioError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
+    from numpy.typing import NDArray
+
     from desim_fl.core import Roster, Selector, Send, View
 
 TRIES = 16
 CROWDED = 8  # below one selectable client in so many, drawing until one is met costs more than counting
-_ROWS = 1024
+ROWS = 1024  # dispatch numbers drawn for at once
 
 
 class _Pool(Protocol):
@@ -82,22 +84,46 @@ def _pool(view: View, roster: Roster, group: str | None) -> _Pool:
 
 @dataclass(slots=True)
 class _Words:
-    """The first four tries of 1,024 dispatch numbers at a time: a memo of a pure function, not state."""
+    """Draws of 1,024 dispatch numbers at a time: a memo of a pure function, not state."""
 
     seed: int
-    memo: tuple[int, list[list[int]]] = field(default=(-1, []), repr=False)
+    _memo: tuple[int, list[list[int]]] = field(default=(-1, []), repr=False)
+    _firsts: tuple[int, int, list[int]] = field(default=(-1, 0, []), repr=False)
+    _ranks: tuple[int, list[int]] = field(default=(-1, []), repr=False)
+
+    def _block(self, first: int, group: int) -> NDArray[np.uint32]:
+        return blocks(self.seed, Purpose.SELECTION, 0, np.arange(first, first + ROWS), group)
 
     def tries(self, number: int) -> Iterator[int]:
         """All sixteen words of a dispatch number; those beyond the fourth are seldom needed and made one by one."""
-        place = number % _ROWS
-        first, rows = self.memo
+        place = number % ROWS
+        first, rows = self._memo
         if number - place != first:
             first = number - place
-            rows = blocks(self.seed, Purpose.SELECTION, 0, np.arange(first, first + _ROWS), 0).tolist()
-            self.memo = first, rows
+            rows = self._block(first, 0).tolist()
+            self._memo = first, rows
         yield from rows[place]
         for group in range(1, TRIES // 4):
             yield from block(self.seed, Purpose.SELECTION, 0, number, group)
+
+    def first_tries(self, number: int, size: int) -> tuple[int, list[int]]:
+        """Whom the first word names among ``size``: the first dispatch number of the block, and a client for each."""
+        first, known, clients = self._firsts
+        if number - number % ROWS != first or known != size:
+            first = number - number % ROWS
+            clients = ((self._block(first, 0)[:, 0].astype(np.uint64) * np.uint64(size)) >> np.uint64(32)).tolist()
+            self._firsts = first, size, clients
+        return first, clients
+
+    def rank(self, number: int, count: int) -> int:
+        """Rank that slot 16 names among ``count``."""
+        place = number % ROWS
+        first, words = self._ranks
+        if number - place != first:
+            first = number - place
+            words = self._block(first, TRIES // 4)[:, TRIES % 4].tolist()
+            self._ranks = first, words
+        return (words[place] * count) >> 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +148,10 @@ class Uniform:
 
     def choose(self, state: None, view: View, roster: Roster, send: Send, number: int) -> tuple[None, tuple[int, ...]]:
         """Choose up to ``send.count`` clients; ``number`` is the dispatch number of the first of them."""
+        if send.count == 1 and send.group is None:
+            client = self._at_once(view.clients, roster, number)
+            if client is not None:
+                return state, (client,)
         pool = _pool(view, roster, send.group)
         chosen: dict[int, None] = {}
         ordered: list[int] = []
@@ -135,6 +165,23 @@ class Uniform:
             chosen[client] = None
         return state, tuple(chosen)
 
+    def _at_once(self, size: int, roster: Roster, number: int) -> int | None:
+        """The usual case, cheaply: one client of all, met by the first word, or the only one there is."""
+        if roster.selectable == 1:
+            return roster.nth_selectable(0)
+        if CROWDED * roster.selectable < size:
+            return None
+        first, clients = self._words.first_tries(number, size)
+        client = clients[number - first]
+        return client if roster.is_selectable(client) else None
+
+    def likely(self, state: None, view: View, roster: Roster, number: int) -> Sequence[int]:  # noqa: ARG002
+        """Foretell whom the dispatches from ``number`` on will most likely take, in a world with many idle clients."""
+        if CROWDED * roster.selectable < view.clients:
+            return ()
+        first, clients = self._words.first_tries(number, view.clients)
+        return clients[number - first :]
+
     def _met(self, pool: _Pool, number: int, chosen: Mapping[int, None]) -> int | None:
         if CROWDED * (pool.open - len(chosen)) < pool.size:
             return None
@@ -145,8 +192,7 @@ class Uniform:
         return None
 
     def _counted(self, pool: _Pool, number: int, chosen: list[int]) -> int:
-        value = word(self.seed, Purpose.SELECTION, 0, number, TRIES)
-        return _nth_besides(pool, (value * (pool.open - len(chosen))) >> 32, chosen)
+        return _nth_besides(pool, self._words.rank(number, pool.open - len(chosen)), chosen)
 
 
 def _nth_besides(pool: _Pool, rank: int, chosen: list[int]) -> int:
@@ -194,6 +240,10 @@ class RoundRobin:
                     break
         return place, tuple(chosen)
 
+    def likely(self, state: int, view: View, roster: Roster, number: int) -> Sequence[int]:  # noqa: ARG002
+        """Foretell whom the next dispatches will most likely take."""
+        return self._order[state : state + ROWS]
+
 
 @dataclass(frozen=True, slots=True)
 class LongestIdle:
@@ -211,6 +261,10 @@ class LongestIdle:
         members = frozenset(view.groups[send.group])
         idle = (client for client in roster.longest_idle(roster.selectable) if client in members)
         return state, tuple(islice(idle, send.count))
+
+    def likely(self, state: None, view: View, roster: Roster, number: int) -> Sequence[int]:  # noqa: ARG002
+        """Foretell whom the next dispatches will most likely take."""
+        return roster.longest_idle(ROWS)
 
 
 @dataclass(frozen=True, slots=True)

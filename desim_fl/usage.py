@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
+from desim_fl.records import Kind, kinds
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from numpy.typing import NDArray
 
     from desim_fl.flight import Flying
 
@@ -33,8 +38,7 @@ def spent(flying: Flying, now: int) -> Spent:
     return Spent(*parts)
 
 
-@dataclass(slots=True)
-class Account:
+class Account(NamedTuple):
     """One client's totals; ticks by leg, of finished, lost, cancelled and still running jobs."""
 
     dispatches: int = 0
@@ -47,57 +51,97 @@ class Account:
     compute: int = 0
     upload: int = 0
 
-    def add(self, legs: tuple[int, int, int, int]) -> None:
-        """Add a job's ticks, leg by leg."""
-        download, wait, compute, upload = legs
-        self.download += download
-        self.wait += wait
-        self.compute += compute
-        self.upload += upload
-
     @property
     def legs(self) -> Spent:
         """Ticks by leg."""
-        return Spent(self.download, self.wait, self.compute, self.upload)
+        return Spent(*self[-len(LEGS) :])
 
 
-@dataclass(slots=True)
 class Usage:
-    """Totals by client; clients that never took part have no account."""
+    """Totals by client; clients that never took part have no account.
 
-    accounts: dict[int, Account] = field(default_factory=dict)
-    staleness: Counter[int] = field(default_factory=Counter)
+    Dispatches and arrivals are counted a batch of the log's records at a time; jobs that end otherwise, one by one.
+    """
 
-    def depart(self, flying: Flying) -> None:
-        """Open an account at a client's first dispatch and count the download."""
-        account = self.accounts.get(flying.job.client)
-        if account is None:
-            account = self.accounts[flying.job.client] = Account()
-        account.dispatches += 1
-        account.bytes_down += flying.trip.bytes_down
+    def __init__(self, clients: int) -> None:
+        self.staleness: Counter[int] = Counter()
+        self._number = np.full(clients, -1, np.int32)  # of the account; a whole account for everybody would not fit
+        self._clients = np.zeros(0, np.int64)  # by number
+        self._totals = np.zeros((len(Account._fields), 64), np.int64)  # field by number
+        self._ended: list[tuple[int, int, int, int, int]] = []  # client and legs, not added yet
 
-    def land(self, flying: Flying, now: int, staleness: int | None) -> None:
-        """Count the end of a flight; ``staleness`` is ``None`` unless the job arrived."""
-        account = self.accounts[flying.job.client]
-        if staleness is None:
-            account.add(spent(flying, now))
-        else:
-            trip = flying.trip
-            account.add((trip.download, trip.wait or 0, trip.compute, trip.upload))
-            account.arrivals += 1
-            account.steps += flying.steps
-            account.bytes_up += flying.trip.bytes_up
-            self.staleness[staleness] += 1
+    def tally(self, records: NDArray[np.void]) -> None:
+        """Count the dispatches and arrivals among these records."""
+        kind = kinds(records)
+        sent, came = records[kind == Kind.DISPATCH], records[kind == Kind.ARRIVE]
+        self._open(sent["client"])
+        self._add(sent["client"], {"dispatches": 1, "bytes_down": sent["bytes"]})
+        legs = {leg: came[leg] for leg in LEGS}
+        self._add(came["client"], {"arrivals": 1, "steps": came["steps"], "bytes_up": came["bytes"], **legs})
+        values, counts = np.unique(came["staleness"], return_counts=True)
+        self.staleness.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
+
+        self._fold()
+
+    def spend(self, flying: Flying, now: int) -> None:
+        """Count what a job that did not arrive has spent up to ``now``."""
+        self._ended.append((flying.job.client, *spent(flying, now)))
 
     def close(self, flights: Iterable[Flying], now: int) -> None:
         """Add what jobs still in flight have spent so far."""
         for flying in flights:
-            self.accounts[flying.job.client].add(spent(flying, now))
+            self.spend(flying, now)
+
+    def _fold(self) -> None:
+        """Add what was counted one by one."""
+        if self._ended:
+            clients, *legs = np.array(self._ended, np.int64).T
+            self._ended = []
+            self._open(clients)
+            self._add(clients, dict(zip(LEGS, legs, strict=True)))
+
+    def _open(self, clients: NDArray[np.int64]) -> None:
+        """Give an account to those who have none."""
+        new = np.unique(clients[self._number[clients] < 0])
+        first = len(self._clients)
+        self._number[new] = np.arange(first, first + len(new))
+        self._clients = np.concatenate([self._clients, new])
+        lacking = len(self._clients) - self._totals.shape[1]
+        if lacking > 0:
+            self._totals = np.pad(self._totals, ((0, 0), (0, max(lacking, first))))
+
+    def _add(self, clients: NDArray[np.int64], amounts: Mapping[str, Any]) -> None:
+        numbers = self._number[clients]
+        for name, amount in amounts.items():
+            np.add.at(self._totals[Account._fields.index(name)], numbers, amount)
+
+    @property
+    def accounts(self) -> dict[int, Account]:
+        """Everybody who took part, by client number."""
+        self._fold()
+        rows = self._totals[:, : len(self._clients)].T.tolist()
+        return dict(sorted(zip(self._clients.tolist(), map(Account._make, rows), strict=True)))
+
+    def columns(self) -> dict[str, NDArray[np.int64]]:
+        """Each total of all clients, those who took no part included, in the order of their numbers."""
+        self._fold()
+        took_part = self._number >= 0
+        columns: dict[str, NDArray[np.int64]] = {}
+        for name, totals in zip(Account._fields, self._totals, strict=True):
+            columns[name] = np.zeros(len(self._number), np.int64)
+            columns[name][took_part] = totals[self._number[took_part]]
+        return columns
+
+    @property
+    def arrivals(self) -> list[int]:
+        """Arrivals of each client that took part."""
+        self._fold()
+        return self._totals[Account._fields.index("arrivals"), : len(self._clients)].tolist()
 
     def total(self) -> Spent:
         """Ticks of all clients by leg."""
-        legs = [account.legs for account in self.accounts.values()]
-        return Spent(*(sum(column) for column in zip(*legs, strict=True))) if legs else Spent()
+        self._fold()
+        return Spent(*(sum(totals) for totals in self._totals[-len(LEGS) :].tolist()))  # may exceed 64 bits
 
 
 def quantile(counts: Counter[int], share: float) -> int | None:
