@@ -70,7 +70,9 @@ class Consultation:
         except Exception as error:
             self._failed(event, job, error)
         if _changes(shared) != before:
-            raise RunError(f"the strategy {self._name} changed shared parameters in place in {event}{_about(job)}; make new ones")
+            raise RunError(
+                f"the strategy {self._name} changed shared parameters in place in {event}{_about(job)}; make new ones"
+            )
         self._check(reply, event, job)
         self.state = state
         return reply

@@ -29,14 +29,14 @@ class Desk:
         self._world, self._view, self._sent, self._depart = world, view, sent, depart
         self._selector_state = world.selector.start()
         self._foreseen = 0 if _can_foresee(world) else math.inf  # dispatches below this number are foretold
-        self._asked: list[Send] = []
+        self.asked: list[Send] = []
         self._open = 0
         self._held = 0  # places that wait for the next publish
 
     @property
     def open_places(self) -> int:
         """Places that somebody could take now."""
-        return self._open + sum(len(send.clients) if send.clients is not None else send.count for send in self._asked)
+        return self._open + sum(len(send.clients) if send.clients is not None else send.count for send in self.asked)
 
     @property
     def held_places(self) -> int:
@@ -53,7 +53,7 @@ class Desk:
         """Open the places a strategy asks for, or else (``None``) those that became free, by the dispatch policy."""
         if sends is not None:
             self.explicit = self.explicit or bool(sends)
-            self._asked.extend(sends)
+            self.asked.extend(sends)
         elif at_once or self._world.dispatch == "immediate":
             self._open += freed
         else:
@@ -63,9 +63,9 @@ class Desk:
 
     def fill(self) -> None:
         """Send out clients for every open place that somebody can take now."""
-        if self._asked:
-            left = [self._send(send) for send in self._asked]
-            self._asked = [send for send in left if send is not None]
+        if self.asked:
+            left = [self._send(send) for send in self.asked]
+            self.asked = [send for send in left if send is not None]
         if self._open and self.roster.selectable:
             send = ANYBODY if self._open == 1 else Send(self._open)
             for client in self._choose(send):

@@ -11,7 +11,7 @@ from __future__ import annotations
 from array import array
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -168,7 +168,9 @@ class DrawnTrips:
             if ahead is None or _FEW_LEFT * len(ahead.trips) <= min(ahead.end, self._longest)
         }
         lengths = [min(self._longest, max(_SHORTEST, ahead.end)) for ahead in lacking.values()]
-        nths = [np.arange(ahead.end, ahead.end + length) for ahead, length in zip(lacking.values(), lengths, strict=True)]
+        nths = [
+            np.arange(ahead.end, ahead.end + length) for ahead, length in zip(lacking.values(), lengths, strict=True)
+        ]
         asked = [ahead.steps for ahead in lacking.values()]
         trips = self._trips(np.repeat(list(lacking), lengths), np.concatenate(nths), np.repeat(asked, lengths))
         done = 0

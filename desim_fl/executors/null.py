@@ -24,7 +24,7 @@ class NullExecutor:
 
     def collect(self, job: Job, steps: int) -> Outcome:
         """Return an outcome without values."""
-        return Outcome(Null, examples=int(self.sizes[job.client]), steps=steps, loss=Null)
+        return Outcome(Null, examples=int(self.sizes[job.client]), steps=steps, loss=Null, extra=Null)
 
     def release(self, job: Job) -> None:
         """Do nothing."""
