@@ -46,6 +46,15 @@ class Encoder:
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
         self._seen: dict[int, tuple[Any, dict[str, Any]]] = {}  # keeps values alive, so that ids stay theirs
+        self._forms: tuple[tuple[Callable[[Any], bool], Callable[[Any], dict[str, Any]]], ...] = (
+            (lambda v: type(v) is tuple, lambda v: {_TYPE: "tuple", "items": [self.node(item) for item in v]}),
+            (lambda v: type(v) is bytes, lambda v: {_TYPE: "bytes", "data": self._kept(np.frombuffer(v, np.uint8))}),
+            (lambda v: type(v) is dict, self._dict),
+            (lambda v: _is_named_tuple(type(v)), lambda v: self._fields(v, v._asdict())),
+            (lambda v: dataclasses.is_dataclass(v) and not isinstance(v, type), self._dataclass),
+            (lambda v: isinstance(v, (np.ndarray, np.generic)) and v.dtype.kind in "biufV", self._array),
+            (_is_tensor, self._tensor),
+        )
 
     def node(self, value: Any) -> Any:
         """Encode one value; raises ``CheckpointError`` for what has no form here."""
@@ -65,26 +74,9 @@ class Encoder:
         return made
 
     def _made(self, value: Any) -> dict[str, Any]:
-        if type(value) is tuple:
-            return {_TYPE: "tuple", "items": [self.node(item) for item in value]}
-        if type(value) is dict:
-            return {_TYPE: "dict", "items": [[self.node(key), self.node(item)] for key, item in value.items()]}
-        if isinstance(value, tuple) and hasattr(value, "_fields"):
-            return self._fields(value, dict(zip(value._fields, value, strict=True)))  # type: ignore[attr-defined]
-        if dataclasses.is_dataclass(value) and not isinstance(value, type):
-            fields = {field.name: getattr(value, field.name) for field in dataclasses.fields(value) if field.init}
-            return self._fields(value, fields)
-        if isinstance(value, (np.ndarray, np.generic)) and value.dtype.kind in "biuf":
-            kind = "array" if isinstance(value, np.ndarray) else "scalar"
-            return {
-                _TYPE: kind,
-                "data": self._kept(np.asarray(value)),
-                "shape": list(value.shape),
-                "dtype": value.dtype.str,
-            }
-        torch: Any = sys.modules.get("torch")
-        if torch is not None and type(value) in {torch.Tensor, torch.nn.Parameter}:
-            return self._tensor(torch.detach(value))
+        for sort, form in self._forms:
+            if sort(value):
+                return form(value)
         raise CheckpointError(f"a {type(value).__name__} cannot be kept in a checkpoint ({value!r:.200})")
 
     def _fields(self, value: Any, fields: dict[str, Any]) -> dict[str, Any]:
@@ -94,7 +86,19 @@ class Encoder:
             raise CheckpointError(f"a {type(value).__qualname__} cannot be kept in a checkpoint: define it in a module")
         return {_TYPE: "type", "name": name, "fields": {key: self.node(item) for key, item in fields.items()}}
 
-    def _tensor(self, value: Any) -> dict[str, Any]:
+    def _dict(self, value: dict[Any, Any]) -> dict[str, Any]:
+        return {_TYPE: "dict", "items": [[self.node(key), self.node(item)] for key, item in value.items()]}
+
+    def _dataclass(self, value: Any) -> dict[str, Any]:
+        return self._fields(value, {f.name: getattr(value, f.name) for f in dataclasses.fields(value) if f.init})
+
+    def _array(self, value: Any) -> dict[str, Any]:
+        kind = "array" if isinstance(value, np.ndarray) else "scalar"
+        data = self._kept(np.asarray(value))
+        return {_TYPE: kind, "data": data, "shape": list(value.shape), "dtype": _spelled(value.dtype)}
+
+    def _tensor(self, parameter: Any) -> dict[str, Any]:
+        value = parameter.detach()
         solid, strides = in_memory(value)
         return {
             _TYPE: "tensor",
@@ -121,6 +125,7 @@ class Decoder:
             "tuple": lambda node: tuple(self.value(item) for item in node["items"]),
             "dict": lambda node: {self.value(key): self.value(item) for key, item in node["items"]},
             "type": self._typed,
+            "bytes": lambda node: self.arrays[node["data"]].tobytes(),
             "array": lambda node: self._array(node).copy(),
             "scalar": lambda node: self._array(node)[()],
             "tensor": self._tensor,
@@ -151,7 +156,7 @@ class Decoder:
         return kind(**{key: self.value(item) for key, item in node["fields"].items()})
 
     def _array(self, node: dict[str, Any]) -> np.ndarray:
-        return self.arrays[node["data"]].view(np.dtype(node["dtype"])).reshape(node["shape"])
+        return self.arrays[node["data"]].view(_dtype(node["dtype"])).reshape(node["shape"])
 
     def _tensor(self, node: dict[str, Any]) -> Any:
         import torch  # noqa: PLC0415  (worlds without torch have no tensors)
@@ -165,6 +170,22 @@ class Decoder:
             return tensor(content, dtype, node["shape"], node["strides"], device)
         except RuntimeError as error:  # torch's answer to shapes that the bytes do not hold
             raise CheckpointError(f"it holds a tensor that cannot be made: {error}") from error
+
+
+def _spelled(dtype: np.dtype) -> Any:
+    """Write a dtype, that of records as a list of its fields."""
+    if dtype.names is None:
+        return dtype.str
+    return [[name, dtype[name].str] for name in dtype.names]
+
+
+def _dtype(spelled: Any) -> np.dtype:
+    return np.dtype([tuple(field) for field in spelled] if isinstance(spelled, list) else spelled)
+
+
+def _is_tensor(value: Any) -> bool:
+    torch: Any = sys.modules.get("torch")
+    return torch is not None and type(value) in {torch.Tensor, torch.nn.Parameter}
 
 
 def _is_named_tuple(kind: type) -> bool:

@@ -1,4 +1,4 @@
-"""The command line: ``desim-fl run | plan | verify | report | schema``.
+"""The command line: ``desim-fl run | plan | resume | verify | report | schema``.
 
 Exit codes: 0 all is well, 1 a run failed or a check found a difference, 2 what was asked cannot be done (with the
 place and the way out), 130 interrupted. Messages go to stderr; with ``--json`` stdout holds one JSON object.
@@ -69,8 +69,7 @@ def run(
     print_config: PrintConfig = False,  # noqa: FBT002
 ) -> None:
     """Train in virtual time and write a run directory with its report."""
-    flags = {"executor.workers": workers, "executor.name": executor, "executor.device": device}
-    given = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
+    given = _given({"executor.workers": workers, "executor.name": executor, "executor.device": device})
     given += ["executor.reuse=false"] * no_reuse
     loaded = _load(scenario, [*(overrides or []), *given], seed)
     if print_config:
@@ -82,7 +81,7 @@ def run(
     folder = out or _default_folder(loaded)
     with (
         _naming(scenario),
-        progress_bar(loaded, quiet=as_json) as show,
+        progress_bar(loaded.name, quiet=as_json) as show,
         contextlib.redirect_stdout(sys.stderr),
         _gently(show) as watch,
     ):
@@ -119,6 +118,38 @@ def plan(
         from desim_fl.progress import say_plan  # noqa: PLC0415
 
         say_plan(out, manifest)
+
+
+@app.command()
+def resume(
+    folder: RunFolder,
+    workers: Annotated[int | None, typer.Option("--workers", help="Override executor.workers.")] = None,
+    executor: Annotated[str | None, typer.Option("--executor", help="Override executor.name.")] = None,
+    as_json: AsJson = False,  # noqa: FBT002
+) -> None:
+    """Go on with a run that was killed, interrupted or failed; the result is the one it would have had."""
+    from desim_fl.progress import progress_bar, say_result  # noqa: PLC0415  (rich is not needed to print help)
+    from desim_fl.run import resume as go_on  # noqa: PLC0415
+
+    given = _given({"executor.workers": workers, "executor.name": executor})
+    with (
+        _naming(folder),
+        progress_bar(folder.name, quiet=as_json) as show,
+        contextlib.redirect_stdout(sys.stderr),
+        _gently(show) as watch,
+    ):
+        manifest, notes = go_on(folder, given, watch=watch)
+    for note in notes:
+        typer.echo(note, err=True)
+    if as_json:
+        _print_json(folder, manifest)
+    else:
+        say_result(folder, manifest)
+
+
+def _given(flags: dict[str, Any]) -> list[str]:
+    """Options that were given, as overrides."""
+    return [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
 
 
 @app.command()
@@ -221,7 +252,7 @@ def _load(path: Path, overrides: list[str], seed: int | None) -> Scenario:
 
 @contextlib.contextmanager
 def _gently(show: Callable[[Any], None] | None) -> Iterator[Callable[[Any], None]]:
-    """Let Ctrl-C, and SIGTERM, stop a run between two events, so that what is written adds up; twice = at once."""
+    """Let Ctrl-C, and SIGTERM, stop a run between two instants, so that it can go on from there; twice = at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: Any) -> None:
@@ -233,7 +264,7 @@ def _gently(show: Callable[[Any], None] | None) -> Iterator[Callable[[Any], None
     def watch(session: Any) -> None:
         if show is not None:
             show(session)
-        if asked:
+        if asked and session.engine.between_instants:
             raise KeyboardInterrupt
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -47,14 +47,14 @@ class Desk:
         self._selector, self._immediate = world.selector, world.dispatch == "immediate"
         self._selector_state = world.selector.start()
         self._foreseen = 0 if _can_foresee(world) else math.inf  # dispatches below this number are foretold
-        self._asked: list[Send] = []
+        self.asked: list[Send] = []
         self._open = 0
         self._held = 0  # places that wait for the next publish
 
     @property
     def open_places(self) -> int:
         """Places that somebody could take now."""
-        return self._open + sum(len(send.clients) if send.clients is not None else send.count for send in self._asked)
+        return self._open + sum(len(send.clients) if send.clients is not None else send.count for send in self.asked)
 
     @property
     def held_places(self) -> int:
@@ -68,7 +68,7 @@ class Desk:
 
     def turn_over(self, *, published: bool) -> None:
         """One came, so one leaves: the usual case of :meth:`serve`, without detours."""
-        if not self._immediate or self._open or self._held or self._asked or not self.roster.selectable:
+        if not self._immediate or self._open or self._held or self.asked or not self.roster.selectable:
             self.serve(None, 1, at_once=False, published=published)
             return
         number = self.dispatched
@@ -89,16 +89,16 @@ class Desk:
         """Open the places a strategy asks for, or else (``None``) those that became free; fill all that can be filled."""
         if sends is not None:
             self.explicit = self.explicit or bool(sends)
-            self._asked.extend(sends)
+            self.asked.extend(sends)
         elif at_once or self._immediate:
             self._open += freed
         else:
             self._held += freed
         if published and self._held:
             self._open, self._held = self._open + self._held, 0
-        if self._asked:
-            left = [self._send(send) for send in self._asked]
-            self._asked = [send for send in left if send is not None]
+        if self.asked:
+            left = [self._send(send) for send in self.asked]
+            self.asked = [send for send in left if send is not None]
         if self._open and self.roster.selectable:
             send = ANYBODY if self._open == 1 else Send(self._open)
             for client in self._choose(send):

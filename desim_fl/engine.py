@@ -22,12 +22,14 @@ from desim_fl.complaints import (
     unlike_the_plan,
 )
 from desim_fl.consultation import Consultation
+from desim_fl.continuation import Held, carried, loaded
 from desim_fl.core import Alarm, Job, Loss, Model, Reply, Send, Stop, Update
 from desim_fl.dispatch import Desk
-from desim_fl.errors import LawError, RefusedError, RunError, StalledError
+from desim_fl.errors import CheckpointError, LawError, RefusedError, RunError, StalledError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
-from desim_fl.flight import ALARM, ARRIVAL, END, Due, Flying, fate, whole_trip
+from desim_fl.executors.resuming import ResumingExecutor, ahead
+from desim_fl.flight import ALARM, END, Due, Flying, fate, whole_trip
 from desim_fl.ledger import Ledger
 from desim_fl.ticks import MOST_TICKS, to_ticks
 from desim_fl.usage import Usage
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from desim_fl.records import Batch
     from desim_fl.world import World
 
+OTHER_RUN = "the checkpoint belongs to another run, or to another version of what plays it"
 _SAME_CLIENT_LIMIT = 100
 _SAME_INSTANT_LIMIT = 100_000
 _ABANDONED_LIMIT = 10_000
@@ -54,6 +57,8 @@ class Engine:
         "_abandoned",
         "_alarm_count",
         "_alarms",
+        "_arrival",
+        "_attended",
         "_buffers",
         "_caches",
         "_collect",
@@ -64,8 +69,6 @@ class Engine:
         "_events",
         "_hears",
         "_instant",
-        "_arrival",
-        "_attended",
         "_loss",
         "_memories",
         "_most_updates",
@@ -132,14 +135,31 @@ class Engine:
 
     def run(self, watch: Callable[[Engine], None] | None = None) -> str:
         """Play until a stop rule holds and return ``timeline_sha256``; ``watch`` is called after every arrival."""
-        self._watch = watch
-        self._attended = self._attended or watch is not None
+        self._begin()
+        return self._play(watch)
+
+    def resume(self, held: Held, watch: Callable[[Engine], None] | None = None) -> str:
+        """Play the timeline up to the instant of ``held`` again, on an executor that trains nothing; then go on."""
+        self._begin()
+        while self.why is None and self._env.peek() <= held.tick:
+            self._env.step()
+        if self.why is not None or self.now != held.tick:
+            raise CheckpointError(f"the timeline has no instant at tick {held.tick}; {OTHER_RUN}")
+        self._take_up(held)
+        return self._play(watch)
+
+    def _begin(self) -> None:
+        """Play the start."""
         self._evaluator.start(self.model, lambda: (self.model, self.ledger.arrived), self._goes_on)
-        limit, step = self.world.stops.max_ticks, self._env.step
+        limit = self.world.stops.max_ticks
         if limit is not None:
             Due(self._env, self._on_end, limit, END, 0, limit)
         self.log.block(0)
         self._answer(self._strategy.start(), -1, -1, self.world.concurrency, at_once=True)
+
+    def _play(self, watch: Callable[[Engine], None] | None) -> str:
+        self._watch, step = watch, self._env.step
+        self._attended = self._attended or watch is not None
         try:
             while self.why is None:
                 step()
@@ -152,6 +172,43 @@ class Engine:
         self.now = event.subject
         self.log.block(self.now)
         self._stop("max_time")
+
+    # ---- holding on
+
+    @property
+    def between_instants(self) -> bool:
+        """Whether everything of this instant has been played, evaluations included."""
+        return self._env.peek() > self._env.now
+
+    def held(self) -> Held:
+        """Return the trained values; only between instants, and never changed afterwards but by the engine."""
+        return Held(
+            tick=self.now,
+            model=self.model,
+            state=self._strategy.state,
+            asked=tuple(self._desk.asked),
+            jobs=carried(flying.job for flying in self.flights.values()),
+            caches=self._caches,
+            memories=self._memories,
+            buffers=self._buffers,
+            ahead=ahead(self.world.executor),
+            tail=self.log.tail(),
+        )
+
+    def _take_up(self, held: Held) -> None:
+        """Put trained values in the places of those that were not trained."""
+        executor, desk = self.world.executor, self._desk
+        known = self.model.version == held.model.version and self.flights.keys() == held.jobs.keys()
+        if not known or len(desk.asked) != len(held.asked) or not isinstance(executor, ResumingExecutor):
+            raise CheckpointError(f"the timeline has other jobs in flight at tick {held.tick}; {OTHER_RUN}")
+        self.log.take_up(held.tail)
+        self.model, self._strategy.state, desk.asked = held.model, held.state, list(held.asked)
+        self._view.moved(held.model)
+        self._caches, self._memories, self._buffers = held.caches, held.memories, held.buffers
+        for flying in self.flights.values():
+            flying.job = loaded(flying.job, held.jobs[flying.job.id])
+        self._evaluator.forget()
+        executor.wake([(flying.job, flying.ends) for flying in self.flights.values()], held.ahead)
 
     def settle(self) -> None:
         """Wait for evaluations that are still under way, when a run ends before its stop."""
@@ -407,7 +464,9 @@ class Engine:
         trip = flying.trip._replace(compute=compute)
         ends, lost = fate(trip, flying.left)
         flying.forget()
-        shorter = Flying(self._env, self._arrival if lost is None else self._loss, now, job, trip, flying.left, steps, ends, lost)
+        shorter = Flying(
+            self._env, self._arrival if lost is None else self._loss, now, job, trip, flying.left, steps, ends, lost
+        )
         self.flights[job.id] = shorter
         later = tuple(end for end in shorter.legs() if end[0] in ahead)  # a boundary in this very instant included
         self.log.legs(job.client, job.id, later)

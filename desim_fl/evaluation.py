@@ -59,6 +59,11 @@ class Evaluator:
         self.now(model, tick, updates)
         self.settle(wait=True)
 
+    def forget(self) -> None:
+        """Score the version in force anew when it is asked for again: it was not trained until now."""
+        self.settle(wait=True)
+        self._promised = (-1, None)
+
     def settle(self, *, wait: bool) -> None:
         """Record what has been scored, in order; with ``wait`` all of it."""
         while self._waiting and (wait or len(self._waiting) > _MOST_WAITING or self._waiting[0][3].ready()):

@@ -11,15 +11,17 @@ Rows go to a sink in segments of a fixed number of rows, whenever a batch is set
 from __future__ import annotations
 
 import hashlib
+import io
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from desim_fl import records
+from desim_fl import durable, records
+from desim_fl.errors import CheckpointError
 from desim_fl.records import ARRIVE, DISPATCH, FIRST, KIND_NAMES, LEG, LEGS, PACK, PUBLISH, ROW, SECOND, Column, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     import polars as pl
@@ -69,6 +71,21 @@ class Segment(NamedTuple):
         if name in self.numbers:
             return self.numbers[name].tolist()
         return [self.texts[name].get(row) for row in range(len(self.rows))]
+
+
+class Tail(NamedTuple):
+    """What the log says beyond its segments on the disk: ``seq`` rows are settled, with the hash ``settled``.
+
+    ``parts`` are the digests of the segments, ``pending`` the settled rows that fill no segment yet, ``records`` what
+    is not settled.
+    """
+
+    parts: tuple[str, ...]
+    seq: int
+    settled: str
+    pending: tuple[Segment, ...]
+    records: bytes
+    texts: dict[str, dict[int, str]]
 
 
 class EventLog:
@@ -239,6 +256,26 @@ class EventLog:
             self._pending, self._pending_rows = [], 0
         return self._hash.hexdigest()
 
+    # ---- holding on
+
+    def tail(self) -> Tail:
+        """Return what a resumed run cannot know: the rows in no segment yet, with what training said in them."""
+        parts = tuple(getattr(self._sink, "digests", ()))
+        texts = {name: dict(column) for name, column in self._texts.items()}
+        return Tail(parts, self._seq, self._hash.hexdigest(), tuple(self._pending), b"".join(self._records), texts)
+
+    def take_up(self, tail: Tail) -> None:
+        """Go on from there, after the same timeline; raises ``CheckpointError`` if it is another one."""
+        mine = self.tail()
+        if (mine.seq, mine.settled) != (tail.seq, tail.settled) or not records.same_timeline(
+            mine.records, tail.records
+        ):
+            raise CheckpointError("the timeline that is played now is not the one that was stored")
+        size = records.RECORD.itemsize
+        self._pending = list(tail.pending)
+        self._records = [tail.records[start : start + size] for start in range(0, len(tail.records), size)]
+        self._texts = tail.texts
+
 
 class MemorySink(list[Segment]):
     """A sink for tests and small worlds: keeps every segment."""
@@ -296,21 +333,46 @@ def frame(segment: Segment) -> pl.DataFrame:
 
 
 class ParquetSink:
-    """Writes each segment as one zstd Parquet file ``part-00000.parquet``, readable while the run goes on."""
+    """Writes each segment as one zstd Parquet file ``part-00000.parquet``, readable while the run goes on.
 
-    def __init__(self, folder: Path) -> None:
+    ``present`` are the digests of the first segments where they are written already; they stay as they are, and
+    those behind them, which a run that stopped may have left, are removed. ``digests`` are those of all so far.
+    Raises ``CheckpointError`` where one of those present is damaged.
+    """
+
+    def __init__(self, folder: Path, present: Sequence[str] = ()) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self._folder = folder
-        self._next = 0
+        self._folder, self._present = folder, tuple(present)
+        self.digests: list[str] = []
+        durable.sweep(folder)
+        for path in sorted(folder.glob("part-*.parquet"))[len(self._present) :]:
+            durable.remove(path)
+        for number, digest in enumerate(self._present):
+            _check_part(self._path(number), digest)
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"part-{number:05d}.parquet"
 
     def __call__(self, segment: Segment) -> None:
         """Write the next part."""
-        path = self._folder / f"part-{self._next:05d}.parquet"
-        aside = path.with_suffix(".partial")
+        number = len(self.digests)
+        if number < len(self._present):
+            self.digests.append(self._present[number])
+            return
+        content = io.BytesIO()
         # The fastest level, no statistics: a part is read whole, and half of a plan's time would go here otherwise.
-        frame(segment).write_parquet(aside, compression="zstd", compression_level=1, statistics=False)
-        aside.replace(path)
-        self._next += 1
+        frame(segment).write_parquet(content, compression="zstd", compression_level=1, statistics=False)
+        durable.write(self._path(number), content.getvalue())
+        self.digests.append(hashlib.sha256(content.getvalue()).hexdigest())
+
+
+def _check_part(path: Path, digest: str) -> None:
+    try:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{path} is missing ({error}): what was trained before it cannot be told") from error
+    if found != digest:
+        raise CheckpointError(f"{path} is damaged: its content is not what was written")
 
 
 def read(folder: Path) -> pl.LazyFrame:

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from desim_fl.run import Session
-    from desim_fl.scenario import Scenario
 
 _EVERY_S = 0.1
 
@@ -47,14 +46,14 @@ def share_done(session: Session) -> float:
 
 
 @contextmanager
-def progress_bar(scenario: Scenario, *, quiet: bool) -> Iterator[Callable[[Session], None] | None]:
+def progress_bar(name: str, *, quiet: bool) -> Iterator[Callable[[Session], None] | None]:
     """Show virtual time, version, updates, accuracy and jobs a second on stderr; nothing if ``quiet``."""
     if quiet:
         yield None
         return
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=16), TextColumn("{task.fields[state]}"))
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task(scenario.name, total=1.0, state="starting")
+        task = bar.add_task(name, total=1.0, state="starting")
         began, shown = perf_counter(), 0.0
 
         def watch(session: Session) -> None:

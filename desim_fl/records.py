@@ -62,7 +62,21 @@ ROW = np.dtype(
 # nth in a dispatch, examples in an arrival; the legs (``wait`` -1 where there is none) are those of the trip, upload
 # in arrivals only; ``first`` is lr, weight or scale, ``second`` the loss.
 PACK = struct.Struct("<13q2d").pack
-_WHOLE = "what block client job version staleness count steps bytes download wait compute upload".split()
+_WHOLE = [
+    "what",
+    "block",
+    "client",
+    "job",
+    "version",
+    "staleness",
+    "count",
+    "steps",
+    "bytes",
+    "download",
+    "wait",
+    "compute",
+    "upload",
+]
 RECORD = np.dtype([*((name, "<i8") for name in _WHOLE), ("first", "<f8"), ("second", "<f8")])
 FIRST, SECOND, LEGS = 1 << 8, 1 << 9, 1 << 10  # has a first number, a second one; legs are to be placed
 _KIND = 0xFF
@@ -136,6 +150,15 @@ def uncut(legs: NDArray[np.void], cuts: Mapping[int, int]) -> NDArray[np.void]:
     ticks = np.array([cuts[job] for job in jobs.tolist()], np.int64)
     found = np.minimum(np.searchsorted(jobs, legs["job"]), len(jobs) - 1)
     return legs[(jobs[found] != legs["job"]) | (legs["tick"] <= ticks[found])]
+
+
+def same_timeline(one: bytes, other: bytes) -> bool:
+    """Whether two lists of records say the same, what training said apart."""
+    if len(one) != len(other):
+        return False
+    left, right = (np.frombuffer(packed, RECORD) for packed in (one, other))
+    same = [(left[name] == right[name]).all() for name in _WHOLE if name != "what"]
+    return all(same) and bool(((left["what"] ^ right["what"]) & ~(FIRST | SECOND) == 0).all())
 
 
 class Placed(NamedTuple):

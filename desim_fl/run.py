@@ -5,37 +5,46 @@ from __future__ import annotations
 import math
 import platform
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime  # provenance only: host time never enters virtual time
+from functools import partial
 from importlib import metadata
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from desim_fl import __version__
 from desim_fl.build import Built, build
+from desim_fl.checkpointing import Keeper, asleep, identity, latest
 from desim_fl.engine import Engine
-from desim_fl.errors import DesimError
+from desim_fl.errors import DesimError, ScenarioError
 from desim_fl.eventlog import EventLog, ParquetSink
+from desim_fl.scenario import load
 from desim_fl.usage import spread, staleness_summary, time_summary
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from desim_fl.checkpointing import Saved
     from desim_fl.evaluation import Evaluation
     from desim_fl.rundir import WallParts
     from desim_fl.scenario import Scenario
 
-FINISHED, FAILED, INTERRUPTED = "finished", "failed", "interrupted"
+RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
 _RECORDED = ("numpy", "simpy", "polars", "torch", "torchvision", "altair", "safetensors", "pydantic")
 
 
 @dataclass(slots=True)
 class Session:
-    """A run being played: its engine, what was measured, and where it is written (``None`` = nowhere)."""
+    """A run being played: its engine, what was measured, and where it is written (``None`` = nowhere).
+
+    ``keeper`` keeps checkpoints; with ``saved`` the run goes on from one.
+    """
 
     built: Built
     folder: Path | None
+    keeper: Keeper | None = None
+    saved: Saved | None = None
     engine: Engine = field(init=False)
     evaluations: list[Evaluation] = field(init=False, default_factory=list)
     status: str = field(init=False, default=FINISHED)
@@ -43,22 +52,34 @@ class Session:
     timeline_sha256: str = field(init=False, default="")
     began: float = field(init=False, default_factory=perf_counter)
     wall: WallParts | None = field(init=False, default=None)
+    resumed_ticks: int = field(init=False, default=-1)
 
     def __post_init__(self) -> None:
-        sink, rows = None, getattr(self.built.world.executor, "wall", None)
-        if self.folder is not None:
-            from desim_fl.rundir import WallParts  # noqa: PLC0415  (what writes nothing needs no tables)
+        sink = None if self.folder is None else self._sinks(self.folder)
+        world = self.built.world if self.saved is None else asleep(self.built.world)
+        self.engine = Engine(world, EventLog(sink), self._record)
+        if self.saved is not None:
+            self.evaluations.extend(self.saved.evaluations)
+            self.resumed_ticks = self.saved.held.tick
 
-            sink = ParquetSink(self.folder / "events")
-            self.wall = None if rows is None else WallParts(self.folder, rows)
-        self.engine = Engine(self.built.world, EventLog(sink), self.evaluations.append)
+    def _sinks(self, folder: Path) -> ParquetSink:
+        """Where rows go: the executor's real seconds, and the event log."""
+        from desim_fl.rundir import WallParts  # noqa: PLC0415  (what writes nothing needs no tables)
+
+        rows = getattr(self.built.world.executor, "wall", None)
+        self.wall = None if rows is None else WallParts(folder, rows)
+        return ParquetSink(folder / "events", () if self.saved is None else self.saved.held.tail.parts)
+
+    def _record(self, evaluation: Evaluation) -> None:
+        if evaluation.ticks > self.resumed_ticks:  # else it stands there already, with its scores
+            self.evaluations.append(evaluation)
 
     def play(self, watch: Callable[[Session], None] | None = None) -> None:
         """Play to the stop; a failure or Ctrl-C is remembered, and what was computed stays."""
         try:
-            self.timeline_sha256 = self.engine.run(self._watching(watch))
-        except (Exception, KeyboardInterrupt) as error:
-            self.status = INTERRUPTED if isinstance(error, KeyboardInterrupt) else FAILED
+            self.timeline_sha256 = self._played(watch)
+        except BaseException as error:
+            self.status = FAILED if isinstance(error, Exception) else INTERRUPTED
             self.error = f"{type(error).__name__}: {error}"
             if self.engine.why is None:  # else the stop has closed the accounts
                 self.engine.usage.close(self.engine.flights.values(), self.engine.now)
@@ -71,19 +92,26 @@ class Session:
         finally:
             self.built.world.executor.close()
 
-    def _watching(self, watch: Callable[[Session], None] | None) -> Callable[[Engine], None] | None:
-        """Return what is done after every arrival: the executor's rows go to the disk, and who looks on is called."""
-        drain = None if self.wall is None else self.wall.drain
-        if watch is None and drain is None:
-            return None
+    def _played(self, watch: Callable[[Session], None] | None) -> str:
+        looked = None if watch is self.keeper is self.wall is None else partial(self._after_each, watch)
+        if self.saved is None:
+            return self.engine.run(looked)
+        held, self.saved = self.saved.held, None  # what it held must not outlive its use
+        return self.engine.resume(held, looked)
 
-        def each(_: Engine) -> None:
-            if drain is not None:
-                drain()
+    def _after_each(self, watch: Callable[[Session], None] | None, engine: Engine) -> None:
+        """After every arrival the executor's rows go to the disk, checkpoints are kept, and who looks on is called."""
+        if self.wall is not None:
+            self.wall.drain()
+        if self.keeper is not None:
+            self.keeper.look(engine, self.evaluations)
+        try:
             if watch is not None:
                 watch(self)
-
-        return each
+        except KeyboardInterrupt:
+            if self.keeper is not None and engine.between_instants:
+                self.keeper.keep(engine, self.evaluations)
+            raise
 
     def _finish_log(self) -> None:
         self.timeline_sha256 = self.engine.log.finish(self.ticks)
@@ -134,7 +162,7 @@ def summary(session: Session) -> dict[str, Any]:
 def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
     """Everything that identifies a run and its result; ``created``, ``wall_s`` and ``host`` are wall facts."""
     built, scenario = session.built, session.built.scenario
-    executor = scenario.executor
+    executor, keeper = scenario.executor, session.keeper
     return {
         "desim_fl": __version__,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -153,6 +181,8 @@ def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
         "executor": built.world.executor.name,
         "executor_reason": built.executor_reason,
         "reuse": _reuse(session),
+        "resumed_at_s": None if session.resumed_ticks < 0 else session.resumed_ticks / 1e6,
+        "checkpoints": None if keeper is None else {"kept": keeper.count, "refused": keeper.refused},
         "threads_per_job": executor.threads_per_job,
         "host": {"platform": platform.platform(), "machine": platform.machine()},
         "summary": {**summary(session), "wall_s": round(perf_counter() - session.began, 3)},
@@ -162,7 +192,8 @@ def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
 
 def _wall_fields(executor: str) -> list[str]:
     """Names of what does not bear on the result; vmap does, in its last bits."""
-    fields = ["created", "host", "executor", "executor_reason", "reuse", "summary.wall_s"]
+    about = ["created", "host", "executor", "executor_reason", "reuse", "resumed_at_s", "checkpoints"]
+    fields = [*about, "summary.wall_s"]
     return [field for field in fields if field != "executor" or executor != "vmap"]
 
 
@@ -203,10 +234,58 @@ def execute(
         return manifest(session, None)
     from desim_fl import rundir  # noqa: PLC0415  (a plan that writes nothing needs no tables)
 
-    rundir.claim(folder)
-    rundir.write_bytes(folder / "scenario.toml", scenario.to_toml().encode())
+    with rundir.claimed(folder):
+        rundir.write_bytes(folder / "scenario.toml", scenario.to_toml().encode())
+        return _played(built, folder, watch, None)
+
+
+def resume(
+    folder: Path, overrides: Sequence[str] = (), *, watch: Callable[[Session], None] | None = None
+) -> tuple[dict[str, Any], list[str]]:
+    """Go on with a run that stopped, from its last whole checkpoint; returns the manifest, and what was passed over.
+
+    ``overrides`` may choose another executor, not another result. A run that is finished is left alone.
+
+    Raises ``RunDirectoryError`` where there is no run, or it is still being written, and ``CheckpointError`` where
+    going on would not give the result that the run would have had.
+    """
+    from desim_fl import rundir  # noqa: PLC0415
+
+    with rundir.reclaimed(folder):
+        known = rundir.known_manifest(folder)
+        if known is not None and known.get("status") == FINISHED and not known.get("unwritten"):
+            return known, ["the run is finished already"]
+        written, scenario = _resumable(folder, overrides)
+        built = build(scenario, timing_only=bool(known and known.get("timing_only")))
+        built = replace(built, scenario=written)
+        device = str(getattr(built.task, "device", "cpu"))
+        try:
+            saved, faults = latest(folder, identity(built, versions()), device)
+            return _played(built, folder, watch, saved), faults
+        except BaseException:
+            built.world.executor.close()
+            raise
+
+
+def _resumable(folder: Path, overrides: Sequence[str]) -> tuple[Scenario, Scenario]:
+    """Load the scenario that a run directory holds, and the same with another choice of who trains the rest."""
+    written = load(folder / "scenario.toml")
+    scenario = load(folder / "scenario.toml", list(overrides))
+    who = {name: getattr(written.executor, name) for name in ("name", "workers", "reuse", "reuse_limit_gb")}
+    if scenario.model_copy(update={"executor": scenario.executor.model_copy(update=who)}) != written:
+        raise ScenarioError(f"{folder}: for the rest of a run only {', '.join(who)} of [executor] can be changed")
+    if "vmap" in (names := {written.executor.name, scenario.executor.name}) and len(names) > 1:
+        raise ScenarioError(f"{folder}: what vmap began only vmap can end alike, and the other way round")
+    return written, scenario
+
+
+def _played(built: Built, folder: Path, watch: Callable[[Session], None] | None, saved: Saved | None) -> dict[str, Any]:
+    """Play in a directory that is claimed, from the start or a checkpoint, and write everything."""
+    from desim_fl import rundir  # noqa: PLC0415
+
     rundir.write_table(folder / "partition.parquet", rundir.partition(built))
-    session = Session(built, folder)
+    session = Session(built, folder, Keeper(built, folder, identity(built, versions())), saved)
+    rundir.write_manifest(folder, {**manifest(session, None), "status": RUNNING})
     with _written(session, folder):
         session.play(watch)
     return rundir.read_manifest(folder)
@@ -240,7 +319,6 @@ def _write(session: Session, folder: Path) -> None:
         if what == "model.safetensors":
             rundir.write_manifest(folder, manifest(session, model_sha256))  # the report reads it
     rundir.write_manifest(folder, {**manifest(session, model_sha256), "unwritten": faults})
-    rundir.unclaim(folder)
     if faults and session.status == FINISHED:
         raise DesimError(f"the run is complete in {folder}, but {'; '.join(faults)}")
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from typing import TYPE_CHECKING, Any
+import shutil
+from contextlib import contextmanager
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -15,14 +17,14 @@ from desim_fl.errors import RunDirectoryError
 from desim_fl.usage import LEGS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from desim_fl.build import Built
     from desim_fl.evaluation import Evaluation
     from desim_fl.usage import Usage
 
-MANIFEST = "manifest.json"
+MANIFEST, SCENARIO = "manifest.json", "scenario.toml"
 _CLAIM = ".being-written"
 MODEL_METADATA = {"format": "pt"}  # constant, so that the bytes depend on the tensors alone
 
@@ -65,18 +67,20 @@ COUNTED = (
 )
 
 
-def claim(folder: Path) -> Path:
-    """Make a new run directory; raises ``RunDirectoryError`` where something stands there already."""
+@contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Make a new run directory, and keep others out of it; raises ``RunDirectoryError`` where something stands there."""
     try:
         _refuse_taken(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / _CLAIM).open("x").close()  # of two runs that come at once, one makes it
-    except FileExistsError as error:
-        raise RunDirectoryError(f"{folder} is being written by another run; give another --out") from error
+        file = (folder / _CLAIM).open("a")
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
         why = getattr(error, "strerror", None) or error
         raise RunDirectoryError(f"cannot write to {folder}: {why}; give another --out") from error
-    return folder
+    with _held(folder, file):
+        if any(path.name != _CLAIM for path in folder.iterdir()):  # another run may have come and gone
+            raise RunDirectoryError(f"{folder} was written by another run just now; give another --out")
+        yield
 
 
 def _refuse_taken(folder: Path) -> None:
@@ -85,13 +89,47 @@ def _refuse_taken(folder: Path) -> None:
         raise RunDirectoryError(f"{folder} is a link that leads nowhere; give another --out")
     if folder.exists() and not folder.is_dir():
         raise RunDirectoryError(f"{folder} is a file; give another --out")
-    if folder.exists() and any(folder.iterdir()):
-        raise RunDirectoryError(f"{folder} exists already and is not empty; give another --out, or remove it first")
+    if folder.exists() and any(path.name != _CLAIM for path in folder.iterdir()):
+        raise RunDirectoryError(f"{folder} exists already and is not empty; {_way_out(folder)}")
 
 
-def unclaim(folder: Path) -> None:
-    """Take the mark away that ``claim`` left: the directory is complete."""
-    (folder / _CLAIM).unlink(missing_ok=True)
+@contextmanager
+def reclaimed(folder: Path) -> Iterator[None]:
+    """Keep others out of a run directory that is there; raises ``RunDirectoryError`` where there is none."""
+    if not (folder / SCENARIO).is_file():
+        raise RunDirectoryError(f"{folder} is not a run directory: it has no {SCENARIO}; run the scenario anew")
+    with _held(folder, (folder / _CLAIM).open("a")):
+        durable.sweep(folder)
+        yield
+
+
+def _way_out(folder: Path) -> str:
+    """What a user may want who names a directory that is there."""
+    known = known_manifest(folder)
+    if (folder / SCENARIO).is_file() and (known is None or known.get("status") != "finished"):
+        return f"it holds a run that is not finished: desim-fl resume {folder} goes on with it; or give another --out"
+    return "give another --out, or remove it first"
+
+
+@contextmanager
+def _held(folder: Path, mark: IO[str]) -> Iterator[None]:
+    """Lock a directory by its mark while the body runs; the lock ends with the process, however that ends."""
+    with mark as file:
+        try:
+            _lock(file)
+        except OSError as error:
+            raise RunDirectoryError(f"{folder} is being written by another run; give another --out") from error
+        yield
+        (folder / _CLAIM).unlink(missing_ok=True)
+
+
+def _lock(file: IO[str]) -> None:
+    """Raise ``OSError`` where another open file holds the lock."""
+    try:
+        import fcntl  # noqa: PLC0415  (Windows has none, and is trusted to start a run once)
+    except ModuleNotFoundError:
+        return
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
 def free_name(parent: Path, name: str) -> Path:
@@ -124,6 +162,7 @@ class WallParts:
     def __init__(self, folder: Path, rows: list[Any]) -> None:
         self._folder, self._rows = folder, rows
         self._parts: list[Path] = []
+        shutil.rmtree(folder / "wall", ignore_errors=True)  # of a run that stopped
 
     def drain(self) -> None:
         """Write a part, if there are rows enough for one; other threads may append meanwhile."""
@@ -163,6 +202,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RunDirectoryError(f"{folder / MANIFEST} holds no table")
     return found
+
+
+def known_manifest(folder: Path) -> dict[str, Any] | None:
+    """Read a run's manifest if there is a whole one."""
+    try:
+        return read_manifest(folder)
+    except RunDirectoryError:
+        return None
 
 
 def metrics(evaluations: Sequence[Evaluation]) -> pl.DataFrame:

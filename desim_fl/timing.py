@@ -173,7 +173,9 @@ class DrawnTrips:
         start = client - client % _WINDOW
         window = range(start, min(start + _WINDOW, self._clients))
         firsts = {other: first for other in window if (first := self._lacks(other)) is not None} | {client: nth}
-        asked = {other: self._ahead[other].steps if first else self._usual(other, steps) for other, first in firsts.items()}
+        asked = {
+            other: self._ahead[other].steps if first else self._usual(other, steps) for other, first in firsts.items()
+        }
         asked[client] = steps
         since = np.array(list(firsts.values()))
         lengths = np.clip(since, _SHORTEST, self._longest)

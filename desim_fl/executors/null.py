@@ -29,7 +29,7 @@ class NullExecutor:
         examples = self.sizes[job.client]
         outcome = self._outcomes.get((examples, steps))
         if outcome is None:
-            outcome = Outcome(Null, examples=int(examples), steps=steps, loss=Null)
+            outcome = Outcome(Null, examples=int(examples), steps=steps, loss=Null, extra=Null)
             self._outcomes[examples, steps] = outcome
         return outcome
 

@@ -110,6 +110,21 @@ class VmapExecutor:
         self._alone.pop(job.id, None)
         self._trained.pop(job.id, None)
 
+    def ahead(self) -> Any:
+        """Return what a resumed run needs besides the jobs in flight: who was trained already, and who goes alone."""
+        return dict(self._trained), tuple(self._alone)
+
+    def take_up(self, ahead: Any) -> None:
+        """Go on from there, with the jobs in flight submitted."""
+        trained, alone = ahead
+        for number in (*trained, *alone):
+            entry = self._waiting.pop(number, None)
+            if number not in trained and entry is not None:
+                self._alone[number] = entry[2]
+            elif number in trained:
+                self._alone.pop(number, None)
+        self._trained.update(trained)
+
     def evaluate(self, model: Model) -> Promise:
         """Score a version now, as inline."""
         return self._single.evaluate(model)

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from desim_fl.scenario.rules import problems
-from desim_fl.scenario.server import Executor, FedAvg, FedBuff, Run, Strategy
+from desim_fl.scenario.server import Checkpoint, Executor, FedAvg, FedBuff, Run, Strategy
 from desim_fl.scenario.table import Table
 from desim_fl.scenario.training import Mlp, Model, Training
 from desim_fl.scenario.world import Clients, Data, FashionMnist, Network, Quadratic, data_name
@@ -33,6 +33,7 @@ class Scenario(Table):
     strategy: Strategy = Field(default=FedBuff(), description="What the server does; chosen by name.")
     run: Run = Field(default=Run(), description="How the run goes and when it ends.")
     executor: Executor = Field(default=Executor(), description="Where training takes place.")
+    checkpoint: Checkpoint = Field(default=Checkpoint(), description="How a crash is provided for.")
 
     @model_validator(mode="before")
     @classmethod

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from desim_fl.scenario.laws import LAWS
 from desim_fl.scenario.rules import Loc, Problem, bare, key_of, quoted
-from desim_fl.scenario.server import DEFAULT_STRATEGY, STRATEGIES, Executor, Run
+from desim_fl.scenario.server import DEFAULT_STRATEGY, STRATEGIES, Checkpoint, Executor, Run
 from desim_fl.scenario.training import CUSTOM, DEFAULT_MODEL, MODELS, DelayAware, Training, tag_of
 from desim_fl.scenario.world import DATA, DEFAULT_DATA, Clients, Network
 
@@ -24,13 +24,14 @@ PLAIN: dict[str, type[Table]] = {
     "training": Training,
     "run": Run,
     "executor": Executor,
+    "checkpoint": Checkpoint,
 }
 VARIANTS: dict[str, tuple[Mapping[str, type[Table]], str]] = {
     "data": (DATA, DEFAULT_DATA),
     "model": (MODELS, DEFAULT_MODEL),
     "strategy": (STRATEGIES, DEFAULT_STRATEGY),
 }
-SECTIONS = ("data", "clients", "network", "model", "training", "strategy", "run", "executor")
+SECTIONS = ("data", "clients", "network", "model", "training", "strategy", "run", "executor", "checkpoint")
 
 
 def shown(value: Any) -> str:

@@ -147,6 +147,16 @@ class Run(Table):
     )
 
 
+class Checkpoint(Table):
+    """When a run keeps what it needs to go on after a crash. Nothing here changes the timeline, nor any result."""
+
+    every_wall_s: Positive | None = Field(
+        default=None, description="Every so many real seconds; absent = 60, if no other period is set."
+    )
+    every_versions: Count | None = Field(default=None, description="Every so many versions.")
+    every_s: Positive | None = Field(default=None, description="Every so many virtual seconds.")
+
+
 class Executor(Table):
     """Where training takes place. Nothing here changes the timeline."""
 

@@ -1,0 +1,522 @@
+"""Stopped at any instant and resumed, a run is the one that never stopped: law 4, and CASES CK-01 to CK-05."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+import polars as pl
+import pytest
+from test_random_worlds import a_setting, engine_of
+from worlds import FloatExecutor, Plain, Played, ScriptedTrips, selector
+
+from desim_fl import checkpoint, checkpointing, durable, eventlog, report, rundir
+from desim_fl.assignment import Assignment
+from desim_fl.checkpointing import asleep
+from desim_fl.core import Alarm, Model, Reply, Send
+from desim_fl.engine import Engine
+from desim_fl.errors import CheckpointError, DesimError, RunDirectoryError, ScenarioError, StalledError
+from desim_fl.eventlog import EventLog, MemorySink
+from desim_fl.run import execute, resume
+from desim_fl.scenario import load
+from desim_fl.verify import verify
+from desim_fl.world import StopRules, World
+from scenarios import BLOBS, QUADRATIC, played, write
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+# ---- the engine alone, on worlds of floats
+
+
+def held_everywhere(played: Played) -> list[bytes]:
+    """Play a world and return what it held at the end of each instant, as it would be stored."""
+    found = []
+
+    def watch(engine: Engine) -> None:
+        if engine.between_instants and engine.why is None:
+            engine.settle()
+            found.append(checkpoint.encoded((engine.held(), tuple(played.evaluations))))
+
+    played.sha256 = played.engine.run(watch)
+    return found
+
+
+def everything(played: Played) -> list:
+    """All that law 4 speaks of: rows and what stands beside them, model, accounts, evaluations."""
+    engine = played.engine
+    notes = [played.sink.notes(name) for name in eventlog.schema() if name in BESIDE]
+    usage = (engine.usage.total(), sorted(engine.usage.staleness.items()), engine.usage.arrivals)
+    return [played.sha256, played.sink.tuples(), notes, engine.model, engine.ledger, usage, engine.why]
+
+
+BESIDE = (
+    "nth",
+    "steps",
+    "examples",
+    "loss",
+    "lr",
+    "weight",
+    "scale",
+    "bytes",
+    "wait_s",
+    "reason",
+    "outcome",
+    "bad_key",
+)
+
+
+def check_resumes(make: Callable[[], Played], pick) -> int:
+    """Resume a world from some of its instants, after a round trip through bytes; returns from how many."""
+    whole = make()
+    try:
+        stored = held_everywhere(whole)
+    except StalledError:
+        return 0
+    chosen = sorted({pick(range(len(stored))) for _ in range(3)}) if stored else []
+    for place in chosen:
+        held, evaluations = checkpoint.decoded(stored[place])
+        again = make()
+        world = asleep(again.engine.world)
+        kept = list(evaluations)
+        again.engine = Engine(
+            world, EventLog(again.sink), lambda e, kept=kept, held=held: kept.append(e) if e.ticks > held.tick else None
+        )
+        again.sha256 = again.engine.resume(held)
+        assert everything(again) == everything(whole)
+        assert kept == whole.evaluations
+    return len(chosen)
+
+
+@pytest.fixture
+def small_batches(monkeypatch):
+    """Settle after few records, so that a stop falls before, in and after batches."""
+    monkeypatch.setattr(eventlog, "_BATCH_ROWS", 7)
+
+
+@pytest.mark.parametrize("batch", [3, 11, 16_384])
+def test_random_worlds_resume_at_any_instant(batch, monkeypatch):
+    """Every strategy, with ties, losses, deadlines, non-finite updates and stragglers in flight at the stop."""
+    monkeypatch.setattr(eventlog, "_BATCH_ROWS", batch)
+    chance = random.Random(batch)
+    worlds = [a_setting(chance.choice) for _ in range(150)]
+    assert sum(check_resumes(lambda s=setting: engine_of(s), chance.choice) for setting in worlds) > 150
+
+
+class Memory(NamedTuple):
+    """A state with an older version, arithmetic on what clients sent, and a count."""
+
+    first: Model
+    control: object
+    rung: int
+
+
+class Everything(Plain):
+    """Starts jobs from an old version, broadcasts, reads client memory and caches, sets alarms, waits for clients."""
+
+    def start(self, view):
+        return Memory(view.model, 0.0, 0), Reply(sends=(Send(3, extra=0.0),), alarms=(Alarm("tick", 1.25),))
+
+    def arrive(self, state, view, update):
+        control = state.control + update.outcome.extra
+        step = update.delta - (0.0 if update.cache is None else update.cache)
+        again = Send(
+            clients=(update.job.client, (update.job.client + 1) % view.clients), extra=control, start=state.first
+        )
+        reply = Reply(params=view.params + 0.5 * step, keep=((update.job.client, step),), sends=(again,), weight=0.5)
+        return state._replace(control=control), reply
+
+    def alarm(self, state, view, name):
+        return state._replace(rung=state.rung + 1), Reply(alarms=(Alarm(name, 1.25),), sends=())
+
+
+def test_old_versions_broadcasts_memories_caches_and_alarms_resume(small_batches):
+    """What only the strategy, the clients, the desk or the engine's tables hold is there again."""
+
+    def make() -> Played:
+        def outcome(job, steps, plain):
+            own = (job.memory or 0.0) + 1.0 + job.client
+            return plain._replace(params=1.1 * job.params + 0.1 * job.extra - own, memory=own, extra=0.25)
+
+        executor, sink, evaluations = FloatExecutor([1] * 3), MemorySink(), []
+        executor.outcome = outcome
+        world = World(
+            strategy=Everything(), selector=selector("longest_idle", 3), trips=ScriptedTrips([0.5, [0.3, 0.7], 1.1]),
+            executor=executor, assignment=Assignment([1] * 3), sizes=[1] * 3, model=Model(0, 1.0, None),
+            average=lambda base, members: base, stops=StopRules(max_updates=40), concurrency=3,
+        )  # fmt: skip
+        return Played(Engine(world, EventLog(sink), evaluations.append), sink, "", executor, evaluations)
+
+    chance = random.Random(1)
+    assert sum(check_resumes(make, chance.choice) for _ in range(10)) > 20
+
+
+def test_another_timeline_is_refused():
+    """A checkpoint of a world in which one job takes a microsecond longer is not gone on from."""
+    chance = random.Random(3)
+    refused = 0
+    for _ in range(40):
+        setting = a_setting(chance.choice)
+        try:
+            stored = held_everywhere(engine_of(setting))
+        except StalledError:
+            continue
+        slower = setting._replace(trips=tuple(
+            tuple(legs._replace(compute=legs.compute + 1) for legs in client) for client in setting.trips
+        ))  # fmt: skip
+        for content in stored[-1:]:
+            held, _ = checkpoint.decoded(content)
+            other = engine_of(slower)
+            engine = Engine(asleep(other.engine.world), EventLog(other.sink))
+            with pytest.raises((CheckpointError, StalledError)):
+                engine.resume(held)
+            refused += 1
+    assert refused > 10
+
+
+# ---- run directories
+
+
+@pytest.fixture
+def no_report(monkeypatch):
+    """Leave the page out where only tables matter; it takes most of the time."""
+    monkeypatch.setattr(report, "write", lambda folder: folder)
+
+
+@pytest.fixture
+def small_segments(monkeypatch):
+    """Break segments after few rows, so that some are on the disk before any stop."""
+    monkeypatch.setattr(eventlog, "_BATCH_ROWS", 20)
+    monkeypatch.setattr(eventlog, "SEGMENT_ROWS", 50)
+    monkeypatch.setattr(EventLog.__init__, "__defaults__", (None, 50))
+
+
+def copies(folder: Path, text: str, *overrides: str, points: set[int]) -> tuple[Path, list[Path]]:
+    """Play a scenario; return its directory, and copies of it as it was after the landings in ``points``.
+
+    A copy holds what kill -9 would have left at that moment.
+    """
+    count, found = 0, []
+
+    def watch(session) -> None:
+        nonlocal count
+        count += 1
+        if count in points:
+            found.append(folder / f"killed-{count}")
+            shutil.copytree(session.folder, found[-1])
+
+    whole, _ = played(folder, text, *overrides, out="whole", watch=watch)
+    return whole, found
+
+
+def facts(manifest: dict) -> dict:
+    """A manifest without its wall fields."""
+    kept = {name: value for name, value in manifest.items() if name not in manifest["wall_fields"]}
+    return {**kept, "summary": {name: value for name, value in manifest["summary"].items() if name != "wall_s"}}
+
+
+def assert_equal_runs(one: Path, other: Path) -> None:
+    """Law 4: model, partition, scenario, and the content of events, metrics, clients and manifest are equal."""
+    for name in ("model.safetensors", "scenario.toml", "partition.parquet"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    for name in ("metrics", "clients"):
+        assert pl.read_parquet(one / f"{name}.parquet").equals(pl.read_parquet(other / f"{name}.parquet")), name
+    parts = [sorted(path.name for path in (folder / "events").iterdir()) for folder in (one, other)]
+    assert parts[0] == parts[1]
+    for part in parts[0]:
+        assert (one / "events" / part).read_bytes() == (other / "events" / part).read_bytes(), part
+    assert facts(rundir.read_manifest(one)) == facts(rundir.read_manifest(other))
+
+
+OFTEN = "checkpoint.every_versions=2"
+SCENARIOS = {
+    "fedasync": (BLOBS, ()),
+    "fedbuff": (BLOBS, ("strategy.name=fedbuff", "strategy.buffer_size=3", "strategy.flush_at_end=true")),
+    "fedavg": (BLOBS, ("strategy.name=fedavg", "strategy.clients_per_round=3", "strategy.over_selection=1.5", "run.concurrency")),
+    "batchnorm, momentum": (
+        BLOBS,
+        ("model.name=test_resume:batchnorm", "training.momentum=0.9", "network.down_mbps=0.1", "network.up_mbps=0.05"),
+    ),
+    "FedBN": (BLOBS, ("model.name=test_resume:batchnorm", "training.buffers=local")),
+    "diverging": (BLOBS, ("training.lr=1e12", "strategy.name=fedbuff", "strategy.buffer_size=2")),
+    "delay-aware": (BLOBS, ("training.delay_aware.meaning=drawn", "training.delay_aware.gamma_0=0.1", "training.delay_aware.alpha_lr=0.1", "training.lr", "clients.wait_s.law=uniform", "clients.wait_s.low=0.0",
+                            "clients.wait_s.high=1.0")),
+    "vmap": (BLOBS, ("executor.name=vmap", "executor.width=2", "run.concurrency=5")),
+    "quadratic": (QUADRATIC, ()),
+}  # fmt: skip
+
+
+def batchnorm():
+    """Dropout and BatchNorm on the blobs."""
+    from torch import nn  # noqa: PLC0415  (a world of floats needs no torch)
+
+    return nn.Sequential(nn.Linear(8, 16), nn.BatchNorm1d(16), nn.Dropout(0.2), nn.ReLU(), nn.Linear(16, 4))
+
+
+def overrides_of(name: str) -> tuple[str, list[str]]:
+    """A scenario of the table as text and overrides."""
+    text, given = SCENARIOS[name]
+    if any("test_resume:batchnorm" in entry for entry in given):
+        text = text.replace("hidden = [16]\n", "")
+    for entry in given:
+        if "=" not in entry:  # take this key out
+            text = re.sub(rf"^{entry.split('.')[1]} = .*\n", "", text, flags=re.MULTILINE)
+    return text, [*(entry for entry in given if "=" in entry), OFTEN, "run.max_updates=30"]
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_a_killed_run_goes_on_as_if_nothing_had_happened(name, tmp_path, no_report, small_segments):
+    """After kills in the first moment, early, late and just before the end, every file is that of the undisturbed run."""
+    text, given = overrides_of(name)
+    whole, killed = copies(tmp_path, text, *given, points={1, 9, 17, 29})
+    assert len(killed) >= 3
+    for folder in killed:
+        manifest, faults = resume(folder)
+        assert faults == []
+        assert manifest["status"] == "finished"
+        assert_equal_runs(whole, folder)
+    assert any(rundir.read_manifest(folder)["resumed_at_s"] for folder in killed)
+    assert verify(killed[-1]) == []
+
+
+def test_the_report_is_the_same_page(tmp_path):
+    """With the same wall times, a resumed run has the page of the undisturbed one."""
+    whole, killed = copies(tmp_path, QUADRATIC, OFTEN, points={20})
+    resume(killed[0])
+    assert_equal_runs(whole, killed[0])
+    manifests = [rundir.read_manifest(folder) for folder in (whole, killed[0])]
+    for name in manifests[0]["wall_fields"]:
+        table, _, key = name.rpartition(".")
+        left, right = (manifest[table] if table else manifest for manifest in manifests)
+        right[key] = left[key]
+    rundir.write_manifest(killed[0], manifests[1])
+    shutil.copy(whole / "wall.parquet", killed[0] / "wall.parquet")
+    for folder in (whole, killed[0]):
+        report.write(folder)
+    assert (whole / "report.html").read_text() == (killed[0] / "report.html").read_text()
+
+
+def test_resuming_twice(tmp_path, no_report):
+    """A resumed run that is killed again is resumed again."""
+    whole, killed = copies(tmp_path, QUADRATIC, OFTEN, points={25})
+    count, again = 0, tmp_path / "again"
+
+    def watch(session) -> None:
+        nonlocal count
+        count += 1
+        if count == 12:
+            shutil.copytree(session.folder, again)
+
+    resume(killed[0], watch=watch)
+    resume(again)
+    assert_equal_runs(whole, again)
+
+
+def test_nothing_is_trained_again(tmp_path, no_report, monkeypatch):
+    """Jobs that arrived before the checkpoint are not trained again: 30 updates, 20 of them before, cost 10 and those in flight."""
+    from desim_fl.learning.classification import ClassificationTask  # noqa: PLC0415
+
+    _, killed = copies(tmp_path, BLOBS, "checkpoint.every_versions=1", points={20})
+    trained = []
+    original = ClassificationTask.train
+    monkeypatch.setattr(
+        ClassificationTask, "train", lambda self, job, steps: trained.append(job.id) or original(self, job, steps)
+    )
+    resume(killed[0], ["executor.name=inline"])
+    assert len(trained) == len(set(trained)) <= 10 + 3
+
+
+@pytest.mark.parametrize("executor", ["inline", "pool"])
+def test_another_executor_may_finish_the_run(executor, tmp_path, no_report):
+    """The rest may be trained elsewhere; only [executor] may be changed."""
+    whole, killed = copies(tmp_path, BLOBS, OFTEN, points={14})
+    with pytest.raises(ScenarioError, match=r"only name, workers, .* of \[executor\]"):
+        resume(killed[0], ["training.lr=0.2"])
+    with pytest.raises(ScenarioError, match=r"only name"):
+        resume(killed[0], ["executor.threads_per_job=2"])
+    resume(
+        killed[0],
+        [f"executor.name={executor}", "executor.workers=2"] if executor == "pool" else ["executor.name=inline"],
+    )
+    assert_equal_runs(whole, killed[0])
+
+
+def damage(path: Path) -> None:
+    """Flip one bit in the middle."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 4
+    path.write_bytes(content)
+
+
+def test_a_damaged_checkpoint_is_passed_over(tmp_path, no_report):
+    """The one before it is used, and if that is damaged too the run starts over; both say so; the result is the same."""
+    whole, killed = copies(tmp_path, QUADRATIC, OFTEN, points={30, 40})
+    files = list(checkpoint.files(killed[0] / "checkpoints"))
+    damage(files[-1])
+    _, faults = resume(killed[0])
+    assert [str(files[-1]) in fault and "damaged" in fault for fault in faults] == [True]
+    for path in checkpoint.files(killed[1] / "checkpoints"):
+        damage(path)
+    manifest, faults = resume(killed[1])
+    assert len(faults) == 2
+    assert manifest["resumed_at_s"] is None
+    for folder in killed:
+        assert_equal_runs(whole, folder)
+
+
+def test_a_damaged_segment_is_named(tmp_path, no_report, small_segments):
+    """What training said in a segment cannot be told again: an error names the file, and the rest stays as it is."""
+    _, killed = copies(tmp_path, QUADRATIC, OFTEN, points={40})
+    part = killed[0] / "events" / "part-00000.parquet"
+    damage(part)
+    before = {path: path.read_bytes() for path in killed[0].rglob("*") if path.is_file()}
+    with pytest.raises(CheckpointError, match=r"part-00000\.parquet is damaged"):
+        resume(killed[0])
+    assert {path: path.read_bytes() for path in before} == before
+
+
+@pytest.mark.parametrize("what", ["scenario", "code", "torch", "data"])
+def test_what_does_not_match_is_refused(what, tmp_path, no_report, monkeypatch):
+    """Another scenario, code, torch or data would give another result: the message names which, and the way out."""
+    _, killed = copies(tmp_path, QUADRATIC, OFTEN, points={30})
+    if what == "scenario":
+        path = killed[0] / "scenario.toml"
+        path.write_text(path.read_text().replace("lr = 0.1", "lr = 0.2"))
+    elif what == "code":
+        monkeypatch.setattr(checkpointing, "code_sha256", lambda: "other")
+    else:
+        original = checkpointing.identity
+        monkeypatch.setattr("desim_fl.run.identity", lambda *a: {**original(*a), what: "other"})
+    with pytest.raises(CheckpointError, match=f"{what}.*was .*, is .*anew"):
+        resume(killed[0])
+
+
+def test_a_finished_run_is_left_alone(tmp_path, no_report):
+    """Nothing is written, and it is said."""
+    folder, manifest = played(tmp_path, QUADRATIC)
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    found, notes = resume(folder)
+    assert found == manifest
+    assert notes == ["the run is finished already"]
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
+
+
+def test_what_is_no_run_cannot_be_resumed(tmp_path):
+    """A folder without a scenario, or none at all, is an error with the way out."""
+    for folder in (tmp_path, tmp_path / "nothing"):
+        with pytest.raises(RunDirectoryError, match="not a run directory"):
+            resume(folder)
+
+
+def test_run_points_to_resume(tmp_path, no_report):
+    """``run`` does not overwrite a run that stopped; it says how to go on with it."""
+    _, killed = copies(tmp_path, QUADRATIC, OFTEN, points={10})
+    with pytest.raises(RunDirectoryError, match=f"desim-fl resume {killed[0]}"):
+        execute(load(write(tmp_path)), killed[0])
+
+
+def test_one_process_at_a_time(tmp_path, no_report):
+    """While a run is written, neither another run nor a resume gets in; afterwards the lock is gone."""
+    tried = []
+
+    def watch(session) -> None:
+        for attempt in (lambda: resume(session.folder), lambda: execute(session.built.scenario, session.folder)):
+            with pytest.raises(RunDirectoryError) as caught:
+                attempt()
+            tried.append(str(caught.value))
+
+    folder, manifest = played(tmp_path, QUADRATIC, "run.max_updates=1", watch=watch)
+    assert manifest["status"] == "finished"
+    assert "being written by another run" in tried[0]
+    assert not list(folder.glob(".*"))
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "part", "manifest", "metrics", "clients", "model"])
+def test_a_full_disk_loses_nothing(what, tmp_path, no_report, small_segments, monkeypatch):
+    """A write that fails ends the run with a named error; with room again it is resumed to the same result."""
+    whole, _ = played(tmp_path, QUADRATIC, OFTEN, out="whole")
+    original, count = durable.write, 0
+
+    def full(path, content):
+        nonlocal count
+        count += what in path.name
+        if what in path.name and count >= 2 - (what in {"metrics", "clients", "model"}):
+            raise OSError(28, "No space left on device", str(path))
+        original(path, content)
+
+    monkeypatch.setattr(durable, "write", full)
+    with pytest.raises((DesimError, OSError), match="No space left"):
+        played(tmp_path, QUADRATIC, OFTEN, out="full")
+    monkeypatch.setattr(durable, "write", original)
+    resume(tmp_path / "full")
+    assert_equal_runs(whole, tmp_path / "full")
+
+
+def test_a_state_that_cannot_be_kept_is_told(tmp_path, no_report, monkeypatch):
+    """Checkpoints are given up with the reason in the manifest; the run goes on, and a resume starts over."""
+    original = Engine.held
+    monkeypatch.setattr(Engine, "held", lambda self: original(self)._replace(state={1, 2}))
+    whole, killed = copies(tmp_path, QUADRATIC, OFTEN, points={30})
+    found = rundir.read_manifest(whole)["checkpoints"]
+    assert found["kept"] == 0
+    assert "set cannot be kept" in found["refused"]
+    monkeypatch.undo()
+    monkeypatch.setattr(report, "write", lambda folder: folder)
+    assert resume(killed[0])[0]["resumed_at_s"] is None
+
+
+# ---- real processes
+
+
+def command(*arguments: str) -> list[str]:
+    """The command line of this project."""
+    return [sys.executable, "-m", "desim_fl", *arguments]
+
+
+def killed_process(folder: Path, after_s: float, number: int, *arguments: str) -> int:
+    """Start a run, send it a signal after some seconds, and return its exit code."""
+    process = subprocess.Popen(
+        command(*arguments, "--out", str(folder)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 60
+    while not list((folder / "checkpoints").glob("*")) and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(after_s)
+    process.send_signal(number)
+    return process.wait(60)
+
+
+LONG = ("run.max_updates=3000", "checkpoint.every_versions=100", "run.eval_every_versions=100")
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_real_signal(number, tmp_path):
+    """SIGKILL and SIGTERM to a real process; ``desim-fl resume`` prints one JSON object with the undisturbed result."""
+    path = write(tmp_path)
+    given = [part for entry in LONG for part in ("--set", entry)]
+    whole = json.loads(
+        subprocess.run(
+            command("run", str(path), *given, "--json", "--out", str(tmp_path / "whole")),
+            check=True,
+            capture_output=True,
+        ).stdout
+    )
+    folder = tmp_path / "killed"
+    code = killed_process(folder, 0.15, number, "run", str(path), *given)
+    assert code in ({-signal.SIGKILL} if number == signal.SIGKILL else {130})
+    done = subprocess.run(command("resume", str(folder), "--json"), check=True, capture_output=True, env={**os.environ})
+    found = json.loads(done.stdout)
+    for name in ("timeline_sha256", "model_sha256", "loss", "updates", "versions", "virtual_time_s"):
+        assert found[name] == whole[name], name
+    assert_equal_runs(tmp_path / "whole", folder)
+    assert rundir.read_manifest(folder)["resumed_at_s"] > 0
