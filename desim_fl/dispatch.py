@@ -23,7 +23,7 @@ class Desk:
     """Open places of two kinds: those a strategy asked for, and those that the dispatch policy refills."""
 
     __slots__ = (
-        "_asked",
+        "asked",
         "_depart",
         "_foreseen",
         "_held",
