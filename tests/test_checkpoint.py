@@ -106,6 +106,29 @@ def test_what_is_shared_is_stored_once_and_shared_again():
     assert torch.equal(params + 1, found["model"].params)
 
 
+def test_tensors_of_an_accelerator_go_where_the_run_is():
+    """What lay on a GPU is stored as plain bytes and loads on the device of the resumed run, here the CPU; CASES CK-03."""
+    encoder = checkpoint.Encoder()
+    node = encoder.node(torch.arange(3.0))
+    node["on"] = "device"
+    found = checkpoint.Decoder(encoder.arrays, "cpu").value(node)
+    assert found.device.type == "cpu"
+    assert found.tolist() == [0.0, 1.0, 2.0]
+    with pytest.raises(NotImplementedError):  # to a device without data it cannot go: the device asked for is used
+        checkpoint.Decoder(encoder.arrays, "meta").value(node).tolist()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_checkpoint_of_a_gpu_loads_on_both():
+    """Stored from CUDA it loads on CUDA and on the CPU; what lay on the CPU stays there; CASES CK-03."""
+    content = checkpoint.encoded((torch.arange(4.0, device="cuda"), torch.arange(2)))
+    for device in ("cuda", "cpu"):
+        moved, stayed = checkpoint.decoded(content, device)
+        assert (moved.device.type, stayed.device.type) == (device, "cpu")
+        assert moved.tolist() == [0.0, 1.0, 2.0, 3.0]
+
+
 @pytest.mark.parametrize("value", [{1, 2}, object(), open, np.array(["a"]), 1j, {"k": range(3)}])
 def test_what_has_no_form_is_refused(value):
     """A state that a checkpoint cannot hold is an error that shows it, not a surprise at the resume."""

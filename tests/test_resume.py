@@ -276,7 +276,7 @@ def overrides_of(name: str) -> tuple[str, list[str]]:
 
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(name, tmp_path, no_report, small_segments):
-    """After kills in the first moment, early, late and just before the end, every file is that of the undisturbed run."""
+    """After kills in the first moment, early, late and just before the end every file is the undisturbed run's; CASES CK-01."""
     text, given = overrides_of(name)
     whole, killed = copies(tmp_path, text, *given, points={1, 9, 17, 29})
     assert len(killed) >= 3
@@ -322,6 +322,26 @@ def test_resuming_twice(tmp_path, no_report):
     assert_equal_runs(whole, again)
 
 
+def test_ck_05_versions_and_evaluations_once_each(tmp_path, no_report):
+    """A checkpoint at version 20, a crash at 27, resumed to 40: versions 1 to 40 once each, evaluation rows likewise."""
+    text = QUADRATIC.replace("max_updates = 60", "max_versions = 40")
+    killed = tmp_path / "killed"
+
+    def watch(session) -> None:
+        if session.engine.model.version == 27 and not killed.exists():
+            shutil.copytree(session.folder, killed)
+
+    whole, _ = played(tmp_path, text, "checkpoint.every_versions=20", out="whole", watch=watch)
+    assert len(list(checkpoint.files(killed / "checkpoints"))) == 1
+    manifest, _ = resume(killed)
+    assert manifest["resumed_at_s"] > 0
+    events = pl.read_parquet(killed / "events" / "*.parquet")
+    assert events.filter(pl.col("kind") == "publish")["version"].to_list() == list(range(1, 41))
+    scored = pl.read_parquet(killed / "metrics.parquet").filter(pl.col("split") == "test")["version"].to_list()
+    assert scored == sorted({*range(0, 41, 3), 40})
+    assert_equal_runs(whole, killed)
+
+
 def test_nothing_is_trained_again(tmp_path, no_report, monkeypatch):
     """Jobs that arrived before the checkpoint are not trained again: 30 updates, 20 of them before, cost 10 and those in flight."""
     from desim_fl.learning.classification import ClassificationTask  # noqa: PLC0415
@@ -359,7 +379,7 @@ def damage(path: Path) -> None:
 
 
 def test_a_damaged_checkpoint_is_passed_over(tmp_path, no_report):
-    """The one before it is used, and if that is damaged too the run starts over; both say so; the result is the same."""
+    """The one before it is used, and if that is damaged too the run starts over, and says so; CASES CK-04."""
     whole, killed = copies(tmp_path, QUADRATIC, OFTEN, points={30, 40})
     files = list(checkpoint.files(killed[0] / "checkpoints"))
     damage(files[-1])
