@@ -409,11 +409,14 @@ def test_a_record_that_gives_other_bits_is_not_used(monkeypatch):
 
 
 def test_outcomes_share_no_memory_and_jobs_stay_as_they_were():
-    """Writing into one outcome changes neither another one, nor the job, nor what is trained next."""
+    """Each tensor has memory of its own; writing into it changes no other outcome, no job, nor what is trained next."""
     task = TASKS["norm"]()
     jobs, trainer = jobs_of(task, 4), batched(task)
     before = copy.deepcopy([job for job, _ in jobs])
     first, expected = trainer.train(jobs), trainer.train(jobs)
+    tensors = [value for end in first for value in (end.params, *end.buffers.values())]
+    assert len({value.untyped_storage().data_ptr() for value in tensors}) == len(tensors)
+    assert all(value.untyped_storage().nbytes() == value.nbytes for value in tensors)
     for outcome in first[:2]:
         outcome.params.fill_(7)
         for value in outcome.buffers.values():
