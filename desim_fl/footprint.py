@@ -88,9 +88,10 @@ def _fit(parts: list[Part]) -> None:
     if limit is None or need <= limit:
         return
     most = max(parts)
+    key = most.key.split()[1]
     raise RefusedError(
         f"{most.key} = {most.value}: at least {_gigabytes(need)} of memory would be needed, this machine has "
-        f"{_gigabytes(limit)}; lower {most.key.split()[1]}"
+        f"{_gigabytes(limit)}; {'choose a smaller model' if key == 'name' else 'lower ' + key}"
     )
 
 

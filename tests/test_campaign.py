@@ -119,6 +119,16 @@ def test_a_machine_that_says_nothing_of_its_memory_refuses_nothing(tmp_path, mon
     footprint.require(loaded, timing_only=True)
 
 
+def test_a_model_of_ones_own_that_cannot_fit_is_named(tmp_path, monkeypatch):
+    """Where nothing in the file sets the size, the factory is named, and the words do not ask to lower a name."""
+    monkeypatch.setattr(footprint, "memory", lambda: 1 << 30)
+    text = scenarios.BLOBS.replace('name = "mlp"\nhidden = [16]', 'name = "shop:net"')
+    loaded = load(scenarios.write(tmp_path, text))
+    footprint.require_model((1 << 29) - 1, loaded)
+    with pytest.raises(RefusedError, match=r"\[model\] name = shop:net: at least 1.1 GB .*; choose a smaller model"):
+        footprint.require_model((1 << 29) + 1, loaded)
+
+
 def test_memory_that_runs_out_all_the_same_is_named(tmp_path, monkeypatch):
     """A MemoryError from anywhere is one line and exit code 1."""
     monkeypatch.setattr(footprint, "require", _no_more)
