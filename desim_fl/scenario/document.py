@@ -51,6 +51,8 @@ class Scenario(Table):
     def resolved(self) -> dict[str, Any]:
         """Return every key that has an effect, defaults included, as plain TOML values in a fixed order."""
         document = self.entries()
+        if not document["checkpoint"]:
+            del document["checkpoint"]
         if isinstance(self.strategy, FedAvg):
             del document["run"]["concurrency"]
         if isinstance(self.data, Quadratic):
