@@ -23,7 +23,6 @@ class Desk:
     """Open places of two kinds: those a strategy asked for, and those that the dispatch policy refills."""
 
     __slots__ = (
-        "asked",
         "_depart",
         "_foreseen",
         "_held",
@@ -34,6 +33,7 @@ class Desk:
         "_sent",
         "_view",
         "_world",
+        "asked",
         "dispatched",
         "explicit",
         "roster",

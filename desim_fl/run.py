@@ -149,7 +149,7 @@ def summary(session: Session) -> dict[str, Any]:
         "rejected": ledger.rejected,
         "lost": ledger.lost,
         "cancelled": ledger.cancelled,
-        "in_flight": ledger.in_flight,
+        "in_flight": len(engine.flights),
         "bytes_down": ledger.bytes_down,
         "bytes_up": ledger.bytes_up,
         "staleness": staleness_summary(usage.staleness),
