@@ -17,8 +17,7 @@ from desim_fl.executors.resuming import ResumingExecutor
 
 if TYPE_CHECKING:
     from desim_fl.build import Built
-    from desim_fl.continuation import Held
-    from desim_fl.engine import Engine
+    from desim_fl.continuation import Held, ResumableEngine
     from desim_fl.evaluation import Evaluation
     from desim_fl.scenario import Scenario
     from desim_fl.world import World
@@ -86,12 +85,12 @@ class Keeper:
         self._wall_s = self._rules.every_wall_s or (_USUAL_S if alone else None)
         self._last_wall, self._last_version, self._last_tick = monotonic(), 0, 0
 
-    def look(self, engine: Engine, evaluations: list[Evaluation]) -> None:
+    def look(self, engine: ResumableEngine, evaluations: list[Evaluation]) -> None:
         """Keep a checkpoint if one is due and the instant is over."""
         if self.refused is None and engine.why is None and self._due(engine) and engine.between_instants:
             self.keep(engine, evaluations)
 
-    def _due(self, engine: Engine) -> bool:
+    def _due(self, engine: ResumableEngine) -> bool:
         rules = self._rules
         return (
             (rules.every_versions is not None and engine.model.version - self._last_version >= rules.every_versions)
@@ -99,7 +98,7 @@ class Keeper:
             or (self._wall_s is not None and monotonic() - self._last_wall >= self._wall_s)
         )
 
-    def keep(self, engine: Engine, evaluations: list[Evaluation]) -> None:
+    def keep(self, engine: ResumableEngine, evaluations: list[Evaluation]) -> None:
         """Keep one now; a state that cannot be kept ends the trying, and says why."""
         if self.refused is not None or engine.why is not None:
             return

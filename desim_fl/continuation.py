@@ -8,11 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from desim_fl.engine import Engine
+from desim_fl.errors import CheckpointError
+from desim_fl.executors.resuming import ResumingExecutor, ahead
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from desim_fl.core import Job, Model, Send
     from desim_fl.eventlog import Tail
+
+
+OTHER_RUN = "the checkpoint belongs to another run, or to another version of what plays it"
 
 
 class Carried(NamedTuple):
@@ -52,3 +59,52 @@ def carried(jobs: Iterable[Job]) -> dict[int, Carried]:
 def loaded(job: Job, carries: Carried) -> Job:
     """The job with what it took with it."""
     return job._replace(**carries._asdict())
+
+
+class ResumableEngine(Engine):
+    """An engine that tells what it holds between instants, and can go on from there."""
+
+    def resume(self, held: Held, watch: Callable[[Engine], None] | None = None) -> str:
+        """Play the timeline up to the instant of ``held`` again, on an executor that trains nothing; then go on."""
+        self._begin()
+        while self.why is None and self._env.peek() <= held.tick:
+            self._env.step()
+        if self.why is not None or self.now != held.tick:
+            raise CheckpointError(f"the timeline has no instant at tick {held.tick}; {OTHER_RUN}")
+        self._take_up(held)
+        return self._play(watch)
+
+    @property
+    def between_instants(self) -> bool:
+        """Whether everything of this instant has been played, evaluations included."""
+        return self._env.peek() > self._env.now
+
+    def held(self) -> Held:
+        """Return the trained values; only between instants, and never changed afterwards but by the engine."""
+        return Held(
+            tick=self.now,
+            model=self.model,
+            state=self._strategy.state,
+            asked=tuple(self._desk.asked),
+            jobs=carried(flying.job for flying in self.flights.values()),
+            caches=self._caches,
+            memories=self._memories,
+            buffers=self._buffers,
+            ahead=ahead(self.world.executor),
+            tail=self.log.tail(),
+        )
+
+    def _take_up(self, held: Held) -> None:
+        """Put trained values in the places of those that were not trained."""
+        executor, desk = self.world.executor, self._desk
+        known = self.model.version == held.model.version and self.flights.keys() == held.jobs.keys()
+        if not known or len(desk.asked) != len(held.asked) or not isinstance(executor, ResumingExecutor):
+            raise CheckpointError(f"the timeline has other jobs in flight at tick {held.tick}; {OTHER_RUN}")
+        self.log.take_up(held.tail)
+        self.model, self._strategy.state, desk.asked = held.model, held.state, list(held.asked)
+        self._view.moved(held.model)
+        self._caches, self._memories, self._buffers = held.caches, held.memories, held.buffers
+        for flying in self.flights.values():
+            flying.job = loaded(flying.job, held.jobs[flying.job.id])
+        self._evaluator.forget()
+        executor.wake([(flying.job, flying.ends) for flying in self.flights.values()], held.ahead)

@@ -31,13 +31,11 @@ from desim_fl.complaints import (
     unlike_the_plan,
 )
 from desim_fl.consultation import Consultation
-from desim_fl.continuation import Held, carried, loaded
 from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Stop, Update
 from desim_fl.dispatch import Desk
-from desim_fl.errors import CheckpointError, LawError, RefusedError, RunError
+from desim_fl.errors import LawError, RefusedError, RunError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
-from desim_fl.executors.resuming import ResumingExecutor, ahead
 from desim_fl.flight import ALARM, END, Due, Flying, fate, whole_trip
 from desim_fl.ledger import Ledger
 from desim_fl.ticks import MOST_TICKS, to_ticks
@@ -50,7 +48,6 @@ if TYPE_CHECKING:
     from desim_fl.records import Batch
     from desim_fl.world import World
 
-OTHER_RUN = "the checkpoint belongs to another run, or to another version of what plays it"
 _SAME_CLIENT_LIMIT = 100
 _SAME_INSTANT_LIMIT = 100_000
 _ABANDONED_LIMIT = 10_000
@@ -107,16 +104,6 @@ class Engine:
         self._begin()
         return self._play(watch)
 
-    def resume(self, held: Held, watch: Callable[[Engine], None] | None = None) -> str:
-        """Play the timeline up to the instant of ``held`` again, on an executor that trains nothing; then go on."""
-        self._begin()
-        while self.why is None and self._env.peek() <= held.tick:
-            self._env.step()
-        if self.why is not None or self.now != held.tick:
-            raise CheckpointError(f"the timeline has no instant at tick {held.tick}; {OTHER_RUN}")
-        self._take_up(held)
-        return self._play(watch)
-
     def _begin(self) -> None:
         """Play the start."""
         self._evaluator.start(self.model, lambda: (self.model, self.ledger.arrived), self._goes_on)
@@ -141,43 +128,6 @@ class Engine:
         self.now = event.subject
         self.log.block(self.now)
         self._stop("max_time")
-
-    # ---- holding on
-
-    @property
-    def between_instants(self) -> bool:
-        """Whether everything of this instant has been played, evaluations included."""
-        return self._env.peek() > self._env.now
-
-    def held(self) -> Held:
-        """Return the trained values; only between instants, and never changed afterwards but by the engine."""
-        return Held(
-            tick=self.now,
-            model=self.model,
-            state=self._strategy.state,
-            asked=tuple(self._desk.asked),
-            jobs=carried(flying.job for flying in self.flights.values()),
-            caches=self._caches,
-            memories=self._memories,
-            buffers=self._buffers,
-            ahead=ahead(self.world.executor),
-            tail=self.log.tail(),
-        )
-
-    def _take_up(self, held: Held) -> None:
-        """Put trained values in the places of those that were not trained."""
-        executor, desk = self.world.executor, self._desk
-        known = self.model.version == held.model.version and self.flights.keys() == held.jobs.keys()
-        if not known or len(desk.asked) != len(held.asked) or not isinstance(executor, ResumingExecutor):
-            raise CheckpointError(f"the timeline has other jobs in flight at tick {held.tick}; {OTHER_RUN}")
-        self.log.take_up(held.tail)
-        self.model, self._strategy.state, desk.asked = held.model, held.state, list(held.asked)
-        self._view.moved(held.model)
-        self._caches, self._memories, self._buffers = held.caches, held.memories, held.buffers
-        for flying in self.flights.values():
-            flying.job = loaded(flying.job, held.jobs[flying.job.id])
-        self._evaluator.forget()
-        executor.wake([(flying.job, flying.ends) for flying in self.flights.values()], held.ahead)
 
     def settle(self) -> None:
         """Wait for evaluations that are still under way, when a run ends before its stop."""

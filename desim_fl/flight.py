@@ -41,6 +41,7 @@ class Flying(simpy.Event):
     reason). It never changes: what ends otherwise than planned is another flight of the same job.
     """
 
+    job: Job
     __slots__ = ("callbacks", "ends", "job", "left", "lost", "steps", "trip")
     _ok, _value = True, None
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from desim_fl import __version__
 from desim_fl.build import Built, build
 from desim_fl.checkpointing import Keeper, asleep, identity, latest
-from desim_fl.engine import Engine
+from desim_fl.continuation import ResumableEngine
 from desim_fl.errors import DesimError, ScenarioError
 from desim_fl.eventlog import EventLog, ParquetSink
 from desim_fl.scenario import load
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from desim_fl.checkpointing import Saved
+    from desim_fl.engine import Engine
     from desim_fl.evaluation import Evaluation
     from desim_fl.rundir import WallParts
     from desim_fl.scenario import Scenario
@@ -45,7 +46,7 @@ class Session:
     folder: Path | None
     keeper: Keeper | None = None
     saved: Saved | None = None
-    engine: Engine = field(init=False)
+    engine: ResumableEngine = field(init=False)
     evaluations: list[Evaluation] = field(init=False, default_factory=list)
     status: str = field(init=False, default=FINISHED)
     error: str | None = field(init=False, default=None)
@@ -57,7 +58,7 @@ class Session:
     def __post_init__(self) -> None:
         sink = None if self.folder is None else self._sinks(self.folder)
         world = self.built.world if self.saved is None else asleep(self.built.world)
-        self.engine = Engine(world, EventLog(sink), self._record)
+        self.engine = ResumableEngine(world, EventLog(sink), self._record)
         if self.saved is not None:
             self.evaluations.extend(self.saved.evaluations)
             self.resumed_ticks = self.saved.held.tick
@@ -99,18 +100,18 @@ class Session:
         held, self.saved = self.saved.held, None  # what it held must not outlive its use
         return self.engine.resume(held, looked)
 
-    def _after_each(self, watch: Callable[[Session], None] | None, engine: Engine) -> None:
+    def _after_each(self, watch: Callable[[Session], None] | None, _: Engine) -> None:
         """After every arrival the executor's rows go to the disk, checkpoints are kept, and who looks on is called."""
         if self.wall is not None:
             self.wall.drain()
         if self.keeper is not None:
-            self.keeper.look(engine, self.evaluations)
+            self.keeper.look(self.engine, self.evaluations)
         try:
             if watch is not None:
                 watch(self)
         except KeyboardInterrupt:
-            if self.keeper is not None and engine.between_instants:
-                self.keeper.keep(engine, self.evaluations)
+            if self.keeper is not None and self.engine.between_instants:
+                self.keeper.keep(self.engine, self.evaluations)
             raise
 
     def _finish_log(self) -> None:

@@ -193,8 +193,8 @@ def test_a_run_directory_that_cannot_be_made_is_refused(tmp_path, name, said):
     assert said in answer.err
     assert "give another --out" in answer.err
     assert campaign.snapshot(tmp_path) == before
-    with pytest.raises(RunDirectoryError, match="cannot write to"):
-        rundir.claim(tmp_path / "a\0b")
+    with pytest.raises(RunDirectoryError, match="cannot write to"), rundir.claimed(tmp_path / "a\0b"):
+        pytest.fail("it was made")
 
 
 def test_empty_cells_of_the_timeline_are_named(tmp_path):

@@ -169,7 +169,9 @@ def test_real_seconds_are_kept_beside() -> None:
 def test_the_null_executor_claims_the_plan() -> None:
     """Planned steps, the client's samples, Null parameters, a loss nobody can decide on, and no scores."""
     executor = NullExecutor([10, 20])
-    assert collected(executor, job_of(0, Null, client=1), 7) == Outcome(Null, examples=20, steps=7, loss=Null)
+    assert collected(executor, job_of(0, Null, client=1), 7) == Outcome(
+        Null, examples=20, steps=7, loss=Null, extra=Null
+    )
     executor.release(job_of(0))
     assert list(executor.evaluate(Model(0, Null))()) == []
     executor.close()

@@ -85,12 +85,12 @@ def test_rs_01_no_more_versions_live_than_something_needs(tmp_path, monkeypatch,
     choose += ["executor.workers=2"] if executor != "inline" else []
     session = session_of(tmp_path, *choose, strategy=strategy)
     engine, versions, worst = session.engine, [], 0
-    block = engine.log.block
+    step = engine._env.step
 
-    def look(tick: int) -> None:
+    def look() -> None:
         """Between two instant keys, when nothing is in hand."""
         nonlocal worst
-        block(tick)
+        step()
         if engine.model.version and (not versions or versions[-1]() is not engine.model.params):
             versions.append(weakref.ref(engine.model.params))
             versions[:-1] = [reference for reference in versions[:-1] if reference() is not None]
@@ -98,7 +98,7 @@ def test_rs_01_no_more_versions_live_than_something_needs(tmp_path, monkeypatch,
         live = sum(reference() is not None for reference in versions)
         worst = max(worst, live - len(flying) - 1 - held_by_pending(engine))
 
-    monkeypatch.setattr(engine.log, "block", look)
+    monkeypatch.setattr(engine._env, "step", look)
     gc.collect()
     gc.disable()  # so that a version that only a cycle holds is seen
     try:

@@ -21,6 +21,7 @@ from worlds import FloatExecutor, Plain, Played, ScriptedTrips, selector
 from desim_fl import checkpoint, checkpointing, durable, eventlog, report, rundir
 from desim_fl.assignment import Assignment
 from desim_fl.checkpointing import asleep
+from desim_fl.continuation import ResumableEngine
 from desim_fl.core import Alarm, Model, Reply, Send
 from desim_fl.engine import Engine
 from desim_fl.errors import CheckpointError, DesimError, RunDirectoryError, ScenarioError, StalledError
@@ -43,11 +44,12 @@ def held_everywhere(played: Played) -> list[bytes]:
     """Play a world and return what it held at the end of each instant, as it would be stored."""
     found = []
 
-    def watch(engine: Engine) -> None:
+    def watch(engine: ResumableEngine) -> None:
         if engine.between_instants and engine.why is None:
             engine.settle()
             found.append(checkpoint.encoded((engine.held(), tuple(played.evaluations))))
 
+    played.engine = ResumableEngine(played.engine.world, EventLog(played.sink), played.evaluations.append)
     played.sha256 = played.engine.run(watch)
     return found
 
@@ -89,7 +91,7 @@ def check_resumes(make: Callable[[], Played], pick) -> int:
         again = make()
         world = asleep(again.engine.world)
         kept = list(evaluations)
-        again.engine = Engine(
+        again.engine = ResumableEngine(
             world, EventLog(again.sink), lambda e, kept=kept, held=held: kept.append(e) if e.ticks > held.tick else None
         )
         again.sha256 = again.engine.resume(held)
@@ -177,7 +179,7 @@ def test_another_timeline_is_refused():
         for content in stored[-1:]:
             held, _ = checkpoint.decoded(content)
             other = engine_of(slower)
-            engine = Engine(asleep(other.engine.world), EventLog(other.sink))
+            engine = ResumableEngine(asleep(other.engine.world), EventLog(other.sink))
             with pytest.raises((CheckpointError, StalledError)):
                 engine.resume(held)
             refused += 1
@@ -484,8 +486,8 @@ def test_a_full_disk_loses_nothing(what, tmp_path, no_report, small_segments, mo
 
 def test_a_state_that_cannot_be_kept_is_told(tmp_path, no_report, monkeypatch):
     """Checkpoints are given up with the reason in the manifest; the run goes on, and a resume starts over."""
-    original = Engine.held
-    monkeypatch.setattr(Engine, "held", lambda self: original(self)._replace(state={1, 2}))
+    original = ResumableEngine.held
+    monkeypatch.setattr(ResumableEngine, "held", lambda self: original(self)._replace(state={1, 2}))
     whole, killed = copies(tmp_path, QUADRATIC, OFTEN, points={30})
     found = rundir.read_manifest(whole)["checkpoints"]
     assert found["kept"] == 0

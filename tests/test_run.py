@@ -578,8 +578,9 @@ def test_of_two_runs_that_come_at_once_one_gets_the_directory(tmp_path):
 
         def ask(folder=tmp_path / f"{turn}", got=got, gate=gate):
             gate.wait()
-            with contextlib.suppress(RunDirectoryError):
-                got.append(rundir.claim(folder))
+            with contextlib.suppress(RunDirectoryError), rundir.claimed(folder):
+                got.append(folder)
+                rundir.write_bytes(folder / "scenario.toml", b"")  # as a run does first
 
         threads = [threading.Thread(target=ask) for _ in range(4)]
         for thread in threads:
