@@ -161,7 +161,7 @@ def _trips(scenario: Scenario, people: Population, size_bytes: int, assignment: 
         job_draws=JobDraws(seed, people.keys, laws),
         seconds_per_step=clients.seconds_per_step,
         delay_scale=scenario.run.delay_scale,
-        usual_steps=lambda client: assignment.usual[client].steps or 0,
+        usual_steps=[work.steps or 0 for work in assignment.usual],
     )
 
 

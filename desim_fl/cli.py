@@ -167,11 +167,6 @@ bench = typer.Typer(
 app.add_typer(bench, name="bench")
 
 
-@bench.callback()
-def _bench() -> None:
-    pass  # keeps "train" a sub-command while it is the only one
-
-
 @bench.command()
 def train(
     *,
@@ -194,6 +189,24 @@ def train(
             typer.echo(measure.table(name, figures))
     if as_json:
         typer.echo(json.dumps({"machine": measure.machine(), "jobs_per_second": found}))
+
+
+@bench.command("plan")
+def bench_plan(
+    *,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Turns that each side takes.")] = 5,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs in each turn.")] = 100_000,
+    as_json: AsJson = False,
+) -> None:
+    """Compare timing-only runs, event log written, with bare SimPy; and what a million clients and long delays cost."""
+    from desim_fl import bench_plan as measure  # noqa: PLC0415  (simpy is not needed to print help)
+
+    figures = measure.plan(jobs, repeats)
+    megabytes = measure.peak_megabytes(jobs)
+    if as_json:
+        typer.echo(json.dumps(measure.result(jobs, figures, megabytes)))
+    else:
+        typer.echo(measure.table(jobs, figures, megabytes))
 
 
 def _load(path: Path, overrides: list[str], seed: int | None) -> Scenario:

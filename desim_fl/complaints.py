@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from desim_fl.errors import JobError, RefusedError, RunError, StalledError
+from desim_fl.errors import DesimError, JobError, RefusedError, RunError, StalledError
 
 if TYPE_CHECKING:
     from desim_fl.core import Job, Outcome
+    from desim_fl.dispatch import Desk
 
 
 def rejected_for_ever(count: int, reason: str, ticks: int) -> StalledError:
@@ -51,7 +52,7 @@ def non_finite(job: Job, bad: str | None) -> RunError:
     )
 
 
-def unlike_the_plan(job: Job, outcome: Outcome, steps: int, examples: int, executor: str) -> RunError:
+def unlike_the_plan(job: Job, outcome: Outcome, steps: int, examples: int, executor: str) -> DesimError:
     """Training did something else than the timeline took for granted."""
     if outcome.stopped:
         return RefusedError("early stopping of local training (Outcome.stopped) cannot be played yet")
@@ -60,3 +61,13 @@ def unlike_the_plan(job: Job, outcome: Outcome, steps: int, examples: int, execu
     else:
         why = f"the trainer reports {outcome.examples} examples, but the client has {examples}"
     return JobError(job.id, job.client, job.version, executor, why)
+
+
+def nothing_left(ticks: int, version: int, desk: Desk, buffered: int) -> StalledError:
+    """No event is left, and the stop rule is not reached."""
+    return StalledError(
+        f"nothing is left to happen at t = {ticks / 1e6} s, version {version}, and the stop rule is not "
+        f"reached: {desk.open_places} open places, {desk.held_places} held until the next publish, "
+        f"{buffered} updates buffered, {desk.roster.selectable} clients selectable; look at "
+        "strategy.buffer_size, run.concurrency and run.dispatch, or set run.max_time_s"
+    )

@@ -68,6 +68,7 @@ class Consultation:
 
     def _careful(self, event: str, *arguments: Any, job: Job | None = None) -> Reply:
         """Any event, with shared parameters watched."""
+        self.usual = False
         shared = (self._view.params, None if job is None else job.params)
         before = _changes(shared)
         try:

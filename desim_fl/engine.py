@@ -3,31 +3,40 @@
 SimPy keeps the clock. Every event carries the key (tick, class, number) as SimPy's (time, priority), so that an
 instant plays in one defined order, whatever order things were scheduled in. The engine counts (versions,
 staleness, idle clients, open places); the strategy computes; the executor trains.
+
+Why the usual way of a job, ``_depart`` and ``_on_arrival``, is written as it is: a plan plays a hundred thousand jobs
+in seconds, and then every call and every object counts. So a job is one event, since nothing can intervene between
+its legs (what does, cancels the event or puts another in its place); facts are plain tuples, taken apart once; rows go
+into the log packed, and totals by client, leg ends and the staleness identity are worked out from them a batch at a
+time (:mod:`desim_fl.records`, ``Usage``, ``Ledger``); trips are drawn ahead for many clients at once
+(:mod:`desim_fl.timing`); and what is rare (turned away, lost, alarms, sends of the strategy's own) has its own
+functions, so that the usual way asks one question for each and goes on. ``tests/test_plan_speed.py`` counts the calls.
 """
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 import simpy
+from simpy.core import EmptySchedule
 
 from desim_fl.algebra import Null, is_finite
 from desim_fl.complaints import (
     abandoned_for_ever,
     non_finite,
     not_advancing,
+    nothing_left,
     rejected_for_ever,
     ringing_for_ever,
     unlike_the_plan,
 )
 from desim_fl.consultation import Consultation
-from desim_fl.core import Alarm, Job, Loss, Model, Reply, Send, Stop, Update
+from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Stop, Update
 from desim_fl.dispatch import Desk
-from desim_fl.errors import LawError, RefusedError, RunError, StalledError
+from desim_fl.errors import LawError, RefusedError, RunError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
-from desim_fl.flight import ALARM, ARRIVAL, END, Due, Flying, fate, whole_trip
+from desim_fl.flight import ALARM, END, Due, Flying, fate, whole_trip
 from desim_fl.ledger import Ledger
 from desim_fl.ticks import MOST_TICKS, to_ticks
 from desim_fl.usage import Usage
@@ -49,46 +58,6 @@ new: Any = tuple.__new__  # a NamedTuple from all its fields at half the price
 
 class Engine:
     """Plays one world, once. ``run`` returns when a stop rule holds; ``why`` then names it."""
-
-    __slots__ = (
-        "_abandoned",
-        "_alarm_count",
-        "_alarms",
-        "_buffers",
-        "_caches",
-        "_collect",
-        "_crowd",
-        "_desk",
-        "_env",
-        "_evaluator",
-        "_events",
-        "_hears",
-        "_instant",
-        "_arrival",
-        "_attended",
-        "_loss",
-        "_memories",
-        "_most_updates",
-        "_most_versions",
-        "_rejected",
-        "_roster",
-        "_strategy",
-        "_submit",
-        "_trip",
-        "_usual",
-        "_view",
-        "_watch",
-        "dispatches",
-        "final_ticks",
-        "flights",
-        "ledger",
-        "log",
-        "model",
-        "now",
-        "usage",
-        "why",
-        "world",
-    )
 
     def __init__(self, world: World, log: EventLog, record: Callable[[Evaluation], None] | None = None) -> None:
         self.world, self.log = world, log
@@ -114,7 +83,7 @@ class Engine:
         self._memories: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}  # by job: buffers of the finite updates since the last publish
         self._instant, self._events, self._crowd = -1, 0, dict[int, int]()  # what landed in it, by client
-        self._most_updates, self._most_versions = _bounds(world)
+        self._most_versions, self._most_updates = world.stops.most()
         self._hears = world.selector.reads_outcomes
         self._usual, self._trip = world.assignment.usual, world.trips.trip
         self._collect = world.executor.collect
@@ -143,8 +112,8 @@ class Engine:
         try:
             while self.why is None:
                 step()
-        except simpy.core.EmptySchedule as error:
-            raise StalledError(self._stalled()) from error
+        except EmptySchedule as error:
+            raise nothing_left(self.now, self.model.version, self._desk, self.ledger.buffered) from error
         return self.log.finish(self.final_ticks)
 
     def _on_end(self, event: Due) -> None:
@@ -161,14 +130,6 @@ class Engine:
         """Whether anything but evaluations is still to come."""
         return bool(self.flights or self._alarms or self.world.stops.max_ticks is not None)
 
-    def _stalled(self) -> str:
-        return (
-            f"nothing is left to happen at t = {self.now / 1e6} s, version {self.model.version}, and the stop rule is not "
-            f"reached: {self._desk.open_places} open places, {self._desk.held_places} held until the next publish, "
-            f"{self.ledger.buffered} updates buffered, {self._desk.roster.selectable} clients selectable; look at "
-            "strategy.buffer_size, run.concurrency and run.dispatch, or set run.max_time_s"
-        )
-
     def _stop(self, why: str) -> None:
         """Write the last rows of the current block (the strategy may flush once more) and evaluate."""
         reply = self._strategy.finish()
@@ -184,53 +145,66 @@ class Engine:
 
     def _on_arrival(self, flying: Flying) -> None:
         """Let the strategy have the update, unless the engine turns it away, and do as it replies."""
-        job, ledger, version = flying.job, self.ledger, self.model.version
-        number, client, _, base, own, _, _, _, _, _ = job
+        job, ledger, version, trip = flying.job, self.ledger, self.model.version, flying.trip
+        number, client, _, base, _, _, _, _, _, _ = job
         self.now = now = flying.ends
         if now == self._instant:
             self._crowd_in(client, lost=False)
         else:
             self._instant, self._events, self._crowd = now, 1, {client: 1}
         outcome = self._collect(job, flying.steps)
-        params, buffers, examples, steps, stopped, loss, _, memory, bad = outcome
-        if stopped or steps != flying.steps or examples != self.world.sizes[client]:
-            raise unlike_the_plan(job, outcome, flying.steps, self.world.sizes[client], self.world.executor.name)
-        if memory is not None:
-            self._memories[client] = memory
+        params, _, examples, steps, stopped, loss, _, memory, bad = outcome
+        if stopped or memory is not None or steps != flying.steps or examples != self.world.sizes[client]:
+            self._examine(flying, outcome)
         del self.flights[number]
         self._roster.free(client)
         ledger.arrived += 1
         loss = None if loss is Null else loss
         staleness, bound = version - base, self.world.strategy.max_staleness
         if not examples or (bound is not None and staleness > bound):
-            self.log.arrive(now, client, number, version, staleness, examples, steps, flying.trip, None, loss)
-            self._turn_away(job, staleness, "no examples" if bound is None or staleness <= bound else "stale")
+            self.log.arrive(now, client, number, version, staleness, examples, steps, trip, None, loss)
+            self._turn_away(job, staleness, "stale" if bound is not None and staleness > bound else "no examples")
             return
         finite = bad is None and (params is Null or is_finite(params))
-        if not finite and self.world.non_finite == "fail":
-            raise non_finite(job, bad)
-        seen = outcome if finite else outcome._replace(params=own)
-        update = new(Update, (job, seen, staleness, finite, self._caches.get(client)))
+        seen = outcome if finite else self._without_values(job, outcome)
         ledger.buffered += 1
         weight = None
         try:
-            reply = self._strategy.arrive(update)
+            reply = self._strategy.arrive(new(Update, (job, seen, staleness, finite, self._caches.get(client))))
             weight = reply.weight
         finally:  # where the strategy fails, the log must still add up
-            self.log.arrive(now, client, number, version, staleness, examples, steps, flying.trip, weight, loss)
+            self.log.arrive(now, client, number, version, staleness, examples, steps, trip, weight, loss)
             if not finite:
                 self.log.say("outcome", "rejected: non-finite")
                 self.log.say("bad_key", bad or "params")
-        if self.model.buffers and reply.reject is None:
-            self._buffers[number] = buffers if finite else None
-        if self._hears:
-            self._desk.hear(client, loss)
+        if self._hears or self.model.buffers:
+            self._remember(job, outcome, loss, averaged=reply.reject is None, finite=finite)
         if self._strategy.usual:
             self._turn_over(reply, client, number)
         else:
             self._follow(reply, job, staleness)
         if self._attended:
             self._landed(job)
+
+    def _examine(self, flying: Flying, outcome: Outcome) -> None:
+        """Check what the timeline took for granted, and store the client's memory."""
+        examples = self.world.sizes[flying.job.client]
+        if outcome.stopped or outcome.steps != flying.steps or outcome.examples != examples:
+            raise unlike_the_plan(flying.job, outcome, flying.steps, examples, self.world.executor.name)
+        self._memories[flying.job.client] = outcome.memory
+
+    def _without_values(self, job: Job, outcome: Outcome) -> Outcome:
+        """What the strategy sees of an outcome that is not finite: the job's own base; or an error, if it is to be one."""
+        if self.world.non_finite == "fail":
+            raise non_finite(job, outcome.bad)
+        return outcome._replace(params=job.params)
+
+    def _remember(self, job: Job, outcome: Outcome, loss: float | None, *, averaged: bool, finite: bool) -> None:
+        """Keep the buffers for the next publish, and let a selector that reads outcomes know."""
+        if averaged:
+            self._buffers[job.id] = outcome.buffers if finite else None
+        if self._hears:
+            self._desk.hear(job.client, loss)
 
     def _turn_over(self, reply: Reply, client: int, job: int) -> None:
         """Answer a reply that asks for nothing but a publish, at most; what :meth:`_answer` would do, directly."""
@@ -352,25 +326,12 @@ class Engine:
 
     def _publish(self, reply: Reply, client: int, job: int) -> None:
         version = self.model.version + 1
-        self.model = Model(version, reply.params, self._averaged(reply.shares))
+        self.model = Model(version, reply.params, self.world.averaged(self.model.buffers, self._buffers, reply.shares))
         self._view.moved(self.model)
         self.ledger.publish()
         self._buffers, self._abandoned, self._rejected = {}, 0, 0
         self.log.publish(client, job, version, reply.scale)
         self._evaluator.published(self.model)
-
-    def _averaged(self, shares: tuple[tuple[int, float], ...] | None) -> Any:
-        """Buffers of the next version: float statistics by convex shares, the rest stays with the server's own."""
-        if not self.model.buffers:
-            return self.model.buffers
-        finite = {job: buffers for job, buffers in self._buffers.items() if buffers is not None}
-        if shares is None:
-            shares = tuple((job, 1.0 / len(finite)) for job in finite)
-        total = math.fsum(share for _, share in shares)
-        if any(share < 0.0 for _, share in shares) or total > 1.0 + 1e-9:
-            raise LawError(f"the strategy's shares are not convex: they add up to {total}")
-        members = [(share, finite[job]) for job, share in shares if job in finite and share > 0.0]
-        return self.world.average(self.model.buffers, members)
 
     def _end_early(self, stop: Stop) -> int:
         """Cancel a running job (returns 1: its place is free) or move its report forward (returns 0)."""
@@ -407,7 +368,9 @@ class Engine:
         trip = flying.trip._replace(compute=compute)
         ends, lost = fate(trip, flying.left)
         flying.callbacks = []  # it ends otherwise
-        shorter = Flying(self._env, self._arrival if lost is None else self._loss, now, job, trip, flying.left, steps, ends, lost)
+        shorter = Flying(
+            self._env, self._arrival if lost is None else self._loss, now, job, trip, flying.left, steps, ends, lost
+        )
         self.flights[job.id] = shorter
         later = tuple(end for end in shorter.legs() if end[0] in ahead)  # a boundary in this very instant included
         self.log.legs(job.client, job.id, later)
@@ -453,12 +416,3 @@ class Engine:
             self.log.legs(client, number, flying.legs())
         if self._submit is not None:
             self._submit(job, ends)
-
-
-def _bounds(world: World) -> tuple[float, float]:
-    """Updates and versions at which the run stops; infinite where it does not."""
-    stops = world.stops
-    return (
-        math.inf if stops.max_updates is None else stops.max_updates,
-        math.inf if stops.max_versions is None else stops.max_versions,
-    )

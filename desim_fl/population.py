@@ -10,7 +10,7 @@ import hashlib
 import math
 from array import array
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from desim_fl.draws import Purpose, stream
 from desim_fl.errors import LawError, ScenarioError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import ArrayLike, NDArray
 
@@ -252,7 +252,7 @@ class Roster:
         self._block = max(64, 1 << math.isqrt(count).bit_length())
         blocks = -(-count // self._block)
         self._flags = bytearray(b"\x01") * count
-        self.is_selectable: Callable[[int], bool] = self._flags.__getitem__  # asked most often: no call of our own
+        self.is_selectable: Any = self._flags.__getitem__  # asked most often: no call of our own
         self._flags_view = np.frombuffer(self._flags, np.uint8)
         self._counts = array("q", [self._block] * blocks if count > _FEW else [])
         if self._counts:

@@ -62,7 +62,21 @@ ROW = np.dtype(
 # nth in a dispatch, examples in an arrival; the legs (``wait`` -1 where there is none) are those of the trip, upload
 # in arrivals only; ``first`` is lr, weight or scale, ``second`` the loss.
 PACK = struct.Struct("<13q2d").pack
-_WHOLE = "what block client job version staleness count steps bytes download wait compute upload".split()
+_WHOLE = [
+    "what",
+    "block",
+    "client",
+    "job",
+    "version",
+    "staleness",
+    "count",
+    "steps",
+    "bytes",
+    "download",
+    "wait",
+    "compute",
+    "upload",
+]
 RECORD = np.dtype([*((name, "<i8") for name in _WHOLE), ("first", "<f8"), ("second", "<f8")])
 FIRST, SECOND, LEGS = 1 << 8, 1 << 9, 1 << 10  # has a first number, a second one; legs are to be placed
 _KIND = 0xFF

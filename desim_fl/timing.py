@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 from array import array
 from dataclasses import dataclass, field
+from itertools import repeat
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -23,7 +24,7 @@ from desim_fl.errors import RunError
 from desim_fl.ticks import scaled, to_ticks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -133,7 +134,7 @@ class DrawnTrips:
     job_draws: JobDraws
     seconds_per_step: float
     delay_scale: float = 1.0
-    usual_steps: Callable[[int], int] | None = field(default=None, repr=False, compare=False)
+    usual_steps: Sequence[int] | None = field(default=None, repr=False, compare=False)
     contended: bool = field(init=False, default=False)
     foresees: bool = field(init=False)
     _clients: int = field(init=False)
@@ -162,19 +163,19 @@ class DrawnTrips:
 
     def expect(self, clients: Sequence[int], nths: Sequence[int]) -> None:
         """Draw the trips of jobs that will most likely be asked for next; those foretold before are forgotten."""
-        steps = [self._usual(client, 0) for client in clients]
+        steps = [0 if self.usual_steps is None else self.usual_steps[client] for client in clients]
         packed = self._packed(np.array(clients, np.int64), np.array(nths, np.int64), np.array(steps, np.int64))
-        each = (iter((trip,)) for trip in _STOCK.iter_unpack(packed))
-        foretold = zip(clients, nths, steps, each, strict=True)
-        self._ahead = {client: Ahead(nth + 1, count, mine) for client, nth, count, mine in foretold}
+        each = map(iter, zip(_STOCK.iter_unpack(packed), strict=True))
+        ends = [nth + 1 for nth in nths]
+        ahead = map(new, repeat(Ahead), zip(ends, steps, each, strict=True))
+        self._ahead = dict(zip(clients, ahead, strict=False))
 
     def _draw_ahead(self, client: int, nth: int, steps: int) -> Ahead:
         """Draw trips of this client from ``nth`` on, and of those neighbours that have used up half of theirs."""
         start = client - client % _WINDOW
         window = range(start, min(start + _WINDOW, self._clients))
         firsts = {other: first for other in window if (first := self._lacks(other)) is not None} | {client: nth}
-        asked = {other: self._ahead[other].steps if first else self._usual(other, steps) for other, first in firsts.items()}
-        asked[client] = steps
+        asked = {other: self._steps(other, steps) for other in firsts} | {client: steps}
         since = np.array(list(firsts.values()))
         lengths = np.clip(since, _SHORTEST, self._longest)
         ends = np.cumsum(lengths)
@@ -195,8 +196,12 @@ class DrawnTrips:
         left = length_hint(ahead.trips)
         return ahead.end - left if 2 * left <= min(ahead.end, self._longest) else None
 
-    def _usual(self, client: int, otherwise: int) -> int:
-        return otherwise if self.usual_steps is None else self.usual_steps(client)
+    def _steps(self, client: int, otherwise: int) -> int:
+        """Steps of a client's next jobs: as before, or else as usual, or else as those of who asks now."""
+        ahead = self._ahead.get(client)
+        if ahead is not None:
+            return ahead.steps
+        return otherwise if self.usual_steps is None else self.usual_steps[client]
 
     def _trip(self, client: int, work: Work, drawn: dict[JobSlot, float]) -> Trip:
         scale = self.delay_scale
@@ -236,7 +241,7 @@ class DrawnTrips:
         return stock.astype("<i8").tobytes()
 
 
-def _whole(seconds: NDArray[np.float64], factor: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
+def _whole(seconds: NDArray[Any], factor: NDArray[np.float64] | None = None) -> NDArray[np.float64]:
     """Ticks, as whole floats, not scaled yet."""
     return np.rint((seconds if factor is None else seconds * factor) * TICKS_PER_SECOND)
 

@@ -69,7 +69,7 @@ class Usage:
         self._number = np.full(clients, -1, np.int32)  # of the account; a whole account for everybody would not fit
         self._clients = np.zeros(0, np.int64)  # by number
         self._totals = np.zeros((len(Account._fields), 64), np.int64)  # field by number
-        self._ended: list[tuple[int, int, int, int, int]] = []  # client and legs, not added yet
+        self._ended: list[tuple[int, ...]] = []  # client and legs, not added yet
 
     def tally(self, batch: Batch) -> None:
         """Count the dispatches and arrivals of a batch of the log."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import attrgetter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from desim_fl.flight import FlightView
 
@@ -13,6 +13,11 @@ if TYPE_CHECKING:
     from desim_fl.core import Flight, Model, Params
     from desim_fl.flight import Flying
     from desim_fl.world import World
+
+
+def _seen(path: str, doc: str) -> Any:
+    """Make a property with a getter in C: a strategy reads several at every event."""
+    return property(attrgetter(path), doc=doc)
 
 
 class LiveView:
@@ -28,11 +33,10 @@ class LiveView:
         """Take note of the version now in force."""
         self._model = model
 
-    # Getters in C: a strategy reads these at every event.
-    model: Model = property(attrgetter("_model"), doc="The version in force.")
-    version: int = property(attrgetter("_model.version"), doc="Its number.")
-    params: Params = property(attrgetter("_model.params"), doc="Its parameters.")
-    clients: int = property(attrgetter("_clients"), doc="How many clients there are.")
-    sizes: Sequence[int] = property(attrgetter("_world.sizes"), doc="Training examples by client.")
-    groups: Mapping[str, Sequence[int]] = property(attrgetter("_world.groups"), doc="Named groups of clients.")
-    concurrency: int = property(attrgetter("_world.concurrency"), doc="Jobs the dispatch policy keeps in flight.")
+    model: Model = _seen("_model", "The version in force.")
+    version: int = _seen("_model.version", "Its number.")
+    params: Params = _seen("_model.params", "Its parameters.")
+    clients: int = _seen("_clients", "How many clients there are.")
+    sizes: Sequence[int] = _seen("_world.sizes", "Training examples by client.")
+    groups: Mapping[str, Sequence[int]] = _seen("_world.groups", "Named groups of clients.")
+    concurrency: int = _seen("_world.concurrency", "Jobs the dispatch policy keeps in flight.")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from desim_fl.errors import RefusedError
+from desim_fl.errors import LawError, RefusedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -21,13 +22,10 @@ class StopRules(NamedTuple):
     max_versions: int | None = None
     max_updates: int | None = None
 
-    def reached(self, versions: int, updates: int) -> str | None:
-        """Name the count that is reached, if one is."""
-        if self.max_versions is not None and versions >= self.max_versions:
-            return "max_versions"
-        if self.max_updates is not None and updates >= self.max_updates:
-            return "max_updates"
-        return None
+    def most(self) -> tuple[float, float]:
+        """Versions and updates at which the run stops; infinite where no count stops it."""
+        versions, updates = self.max_versions, self.max_updates
+        return math.inf if versions is None else versions, math.inf if updates is None else updates
 
 
 class Evaluations(NamedTuple):
@@ -72,3 +70,20 @@ class World:
                     f"the {what} {type(part).__name__} reads trained values (reads_outcomes), so the timeline is not "
                     "known without training; use run instead of plan"
                 )
+
+    def averaged(self, base: Any, buffers: Mapping[int, Any], shares: tuple[tuple[int, float], ...] | None) -> Any:
+        """Buffers of the next version: float statistics by convex shares, the rest stays with the server's own.
+
+        ``buffers`` are those of the updates since the last publish by job, ``None`` for one that is not finite. Raises
+        ``LawError`` where the strategy's shares are not convex.
+        """
+        if not base:
+            return base
+        finite = {job: mine for job, mine in buffers.items() if mine is not None}
+        if shares is None:
+            shares = tuple((job, 1.0 / len(finite)) for job in finite)
+        total = math.fsum(share for _, share in shares)
+        if any(share < 0.0 for _, share in shares) or total > 1.0 + 1e-9:
+            raise LawError(f"the strategy's shares are not convex: they add up to {total}")
+        members = [(share, finite[job]) for job, share in shares if job in finite and share > 0.0]
+        return self.average(base, members)

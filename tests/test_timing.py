@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import random
 from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from desim_fl import draws
 from desim_fl.core import Trip, Work
 from desim_fl.draws import ClientSlot, JobSlot, Purpose
-from desim_fl.durations import Constant, Exponential, HalfNormal, Lognormal, Uniform, Zipf
+from desim_fl.durations import Constant, Exponential, HalfNormal, Lognormal, Pareto, Uniform, Zipf
 from desim_fl.errors import RunError
 from desim_fl.network import Links, transfer_ticks
 from desim_fl.ticks import MOST_TICKS, is_leg, scaled, to_ticks
@@ -154,7 +156,7 @@ def test_blocks_of_draws_equal_single_draws(seed, key):
     expected = [single(nth) for nth in range(600)]
     assert [source.values(0, nth) for nth in range(600)] == expected
     assert [backwards.values(0, nth) for nth in reversed(range(600))] == expected[::-1]
-    block = source.columns(0, 100, 500)
+    block = source.columns(np.zeros(500, np.int64), np.arange(100, 600))
     assert [{slot: float(column[n]) for slot, column in block.items()} for n in range(500)] == expected[100:]
 
 
@@ -166,8 +168,44 @@ def test_blocks_of_trips_equal_single_trips(scale):
     work = Work(epochs=1, steps=17)
     expected = [single._trip(2, work, single.job_draws.values(2, nth)) for nth in range(400)]
     assert [source.trip(2, nth, work) for nth in range(400)] == expected
+    assert source._ahead[2].end >= 400, "nothing was ever drawn ahead"
     assert [source.trip(2, nth, work) for nth in reversed(range(400))] == expected[::-1]
-    assert source._ready[2][2], "no block was ever prepared"
+
+
+def test_trips_do_not_depend_on_who_else_asks_nor_on_what_is_foretold():
+    """Drawn for a window of neighbours, foretold, asked for out of turn or with other steps: always the lone trip."""
+    steps, alone = {0: 17, 1: 3, 2: 40, 3: 17}, drawn_trips(ALL_LAWS)
+    crowd, foretold = drawn_trips(ALL_LAWS), drawn_trips(ALL_LAWS)
+    crowd.usual_steps = foretold.usual_steps = list(steps.values())
+    foretold.foresees = True
+    pick, nths = random.Random(5), [0] * CLIENTS
+    for turn in range(900):
+        client = pick.choice([0, 0, 0, 1, 2, 3])
+        work = Work(epochs=1, steps=pick.choice([steps[client]] * 9 + [5]))
+        nth = nths[client] if pick.random() < 0.95 else pick.randrange(600)
+        nths[client] += 1
+        if turn % 50 == 0:
+            foretold.expect([0, 1, 3, 0], [nths[0], nths[1], nths[3], nths[0]])
+        expected = alone._trip(client, work, alone.job_draws.values(client, nth))
+        assert crowd.trip(client, nth, work) == expected
+        assert foretold.trip(client, nth, work) == expected
+
+
+def test_one_trip_without_end_spoils_no_other():
+    """Where some draws exceed any duration, those jobs alone are errors that say so; the others have their trips."""
+    source = drawn_trips(JobLaws(jitter_factor=Pareto(0.05, 1.0)), seconds_per_step=1e3)
+    fates = set()
+    for nth in range(300):
+        try:
+            whole = source._trip(1, Work(steps=50), source.job_draws.values(1, nth))
+        except ValueError:
+            with pytest.raises(RunError, match=f"client 1, job number {nth} "):
+                source.trip(1, nth, Work(steps=50))
+            fates.add("error")
+        else:
+            assert source.trip(1, nth, Work(steps=50)) == whole
+            fates.add("long" if whole.compute >= 2**53 else "sound")
+    assert fates == {"error", "long", "sound"}
 
 
 def test_many_clients_share_the_budget_of_blocks_and_get_the_same_values():
@@ -211,7 +249,7 @@ def test_constants_of_clients_come_from_their_own_purpose():
     keys, law = (0, 5, 2**32 - 1), Lognormal(1.0, 0.5)
     drawn = per_client(law, 11, keys, ClientSlot.LATENCY)
     words = [draws.word(11, Purpose.CLIENT, key, 0, ClientSlot.LATENCY) for key in keys]
-    assert drawn == tuple(law.at(draws.uniform(word)) for word in words)
+    assert list(drawn) == [law.at(draws.uniform(word)) for word in words]
 
 
 def test_without_laws_nothing_is_drawn_and_there_is_no_wait():
