@@ -31,7 +31,6 @@ class Ledger:
     rejected: int = 0
     lost: int = 0
     cancelled: int = 0
-    in_flight: int = 0
     published: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
@@ -40,6 +39,11 @@ class Ledger:
     base_versions: int = 0  # sum of the base versions of the jobs in flight
     logged_in_flight: int = 0
 
+    @property
+    def in_flight(self) -> int:
+        """Jobs that left and have not ended; after every event as many as the engine holds."""
+        return self.dispatched - self.arrived - self.lost - self.cancelled
+
     def publish(self) -> None:
         """Count a new version: everything buffered is applied."""
         self.applied += self.buffered
@@ -47,8 +51,7 @@ class Ledger:
         self.published += 1
 
     def check(self, version: int, in_flight: int) -> None:
-        """Raise ``LawError`` where a conservation law does not hold; cheap enough for every event."""
-        self.in_flight = in_flight
+        """Raise ``LawError`` where a law does not hold; ``in_flight`` are held by the engine; cheap enough for every event."""
         if self.dispatched != self.arrived + in_flight + self.lost + self.cancelled:
             self._violated("dispatched = arrived + in flight + lost + cancelled")
         if self.arrived != self.applied + self.buffered + self.rejected:
@@ -74,4 +77,5 @@ class Ledger:
             self._violated("staleness of landed jobs + ages in flight = jobs in flight summed over publishes")
 
     def _violated(self, law: str) -> NoReturn:
-        raise LawError(f"a conservation law is violated: {law}; counts: {asdict(self)}")
+        counts = {**asdict(self), "in_flight": self.in_flight}
+        raise LawError(f"a conservation law is violated: {law}; counts: {counts}")

@@ -66,6 +66,18 @@ def test_a_running_job_reports_at_its_next_boundary(how, arrives, steps):
     )
 
 
+@pytest.mark.parametrize("how", ["cancel", "epoch", "step"])
+def test_the_old_landing_of_a_stopped_job_never_happens(how):
+    """Played on beyond the instant at which the job would have landed, each job still lands once at most."""
+    trips = ScriptedTrips([2, 8], upload=1)
+    played = _sound(
+        play(trips, strategy=Ending(how=how), concurrency=2, steps=2, epochs=4, stops=StopRules(max_ticks=30_000_000))
+    )
+    landed = [row[3] for row in played.rows("arrive", "cancel")]
+    assert len(landed) == len(set(landed))
+    assert 1 in landed
+
+
 def test_stopping_what_does_not_fly_or_in_an_unknown_way_is_an_error():
     """A stop names a job in flight and one of three ways, or the run says what is wrong."""
     with pytest.raises(RefusedError, match='how = "gently"'):
