@@ -157,6 +157,7 @@ def test_rs_01_python_objects_do_not_gather(tmp_path, monkeypatch, strategy, exe
     import polars  # noqa: F401, ICN001, PLC0415  (its own memory is not the run's)
 
     monkeypatch.setattr(rundir, "WALL_ROWS", 512)
+    monkeypatch.setattr(eventlog, "_BATCH_ROWS", 1024)  # whole cycles of the log in each window
     eventlog.frame(warm_segment())
     choose = [
         f'executor.name="{executor}"',
@@ -181,8 +182,13 @@ def test_rs_01_python_objects_do_not_gather(tmp_path, monkeypatch, strategy, exe
 
 
 def warm_segment() -> eventlog.Segment:
-    """No rows; making a frame of them loads what polars loads late."""
-    return eventlog.Segment(np.zeros(0, eventlog.ROW), {name: [] for name in eventlog.Note._fields})
+    """One row; making a frame of it loads what polars loads late."""
+    sink = eventlog.MemorySink()
+    log = EventLog(sink)
+    log.block(0)
+    log.row(eventlog.Kind.STOP, -1, -1, 0)
+    log.finish(0)
+    return sink[0]
 
 
 def test_rs_01_the_pool_takes_no_more_shared_memory_with_time(tmp_path):

@@ -518,7 +518,7 @@ def killed_process(folder: Path, after_s: float, number: int, *arguments: str) -
     return process.wait(60)
 
 
-LONG = ("run.max_updates=3000", "checkpoint.every_versions=100", "run.eval_every_versions=100")
+LONG = ("run.max_updates=30000", "checkpoint.every_versions=300", "run.eval_every_versions=1000")
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
