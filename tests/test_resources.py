@@ -153,7 +153,7 @@ def test_rs_01_memory_of_10_000_updates_is_that_of_2000(tmp_path, monkeypatch, s
 
 @pytest.mark.parametrize(("strategy", "executor"), [("fedasync", "inline"), ("fedbuff", "threads")])
 def test_rs_01_python_objects_do_not_gather(tmp_path, monkeypatch, strategy, executor):
-    """Between two windows of 4,000 updates, each with whole cycles of the log, traced memory grows by less than 128 KiB (16 bytes an update: 62)."""
+    """Between two windows of 4,000 updates, each with whole cycles of the log, traced memory grows by less than 384 KiB (100 bytes an update: 390); trips in stock still grow to their bound."""
     import polars  # noqa: F401, ICN001, PLC0415  (its own memory is not the run's)
 
     monkeypatch.setattr(rundir, "WALL_ROWS", 512)
@@ -177,7 +177,7 @@ def test_rs_01_python_objects_do_not_gather(tmp_path, monkeypatch, strategy, exe
         early, late = sampled(tmp_path, strategy, *choose, measure=measure)
     finally:
         tracemalloc.stop()
-    assert min(late) - min(early) < 128 * 1024
+    assert min(late) - min(early) < 384 * 1024
     assert max(late) - max(early) < 512 * 1024
 
 
