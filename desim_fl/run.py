@@ -254,7 +254,7 @@ def resume(
 
     with rundir.reclaimed(folder):
         known = rundir.known_manifest(folder)
-        if known is not None and known.get("status") == FINISHED and not known.get("unwritten"):
+        if known is not None and rundir.complete(known):
             return known, ["the run is finished already"]
         written, scenario = _resumable(folder, overrides)
         built = build(scenario, timing_only=bool(known and known.get("timing_only")))

@@ -106,7 +106,7 @@ def reclaimed(folder: Path) -> Iterator[None]:
 def _way_out(folder: Path) -> str:
     """What a user may want who names a directory that is there."""
     known = known_manifest(folder)
-    if (folder / SCENARIO).is_file() and (known is None or known.get("status") != "finished"):
+    if (folder / SCENARIO).is_file() and (known is None or not complete(known)):
         return f"it holds a run that is not finished: desim-fl resume {folder} goes on with it; or give another --out"
     return "give another --out, or remove it first"
 
@@ -202,6 +202,11 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(found, dict):
         raise RunDirectoryError(f"{folder / MANIFEST} holds no table")
     return found
+
+
+def complete(manifest: Mapping[str, Any]) -> bool:
+    """Whether a run is finished and everything is written; ``unwritten`` is the last thing that a run writes."""
+    return manifest.get("status") == "finished" and manifest.get("unwritten") == []
 
 
 def known_manifest(folder: Path) -> dict[str, Any] | None:

@@ -433,6 +433,23 @@ def test_a_finished_run_is_left_alone(tmp_path, no_report):
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before
 
 
+def test_a_kill_while_the_last_files_are_written(tmp_path, monkeypatch):
+    """A run that was killed after its manifest and before its page is not taken for finished."""
+    killed = tmp_path / "killed"
+
+    def drawn(folder) -> None:
+        if not killed.exists():
+            shutil.copytree(folder, killed)
+        (folder / "report.html").write_text("")
+
+    monkeypatch.setattr(report, "write", drawn)
+    whole, _ = played(tmp_path, QUADRATIC, OFTEN, out="whole")
+    assert rundir.read_manifest(killed)["status"] == "finished"
+    resume(killed)
+    assert_equal_runs(whole, killed)
+    assert (killed / "report.html").exists()
+
+
 def test_what_is_no_run_cannot_be_resumed(tmp_path):
     """A folder without a scenario, or none at all, is an error with the way out."""
     for folder in (tmp_path, tmp_path / "nothing"):

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 POOL_START_S = 4.0  # until a pool's processes train: each imports torch
 THREADS_START_S = 0.2  # until replicas are built
 HELD_S = 0.0004  # of each step: Python's own share, in which all other threads wait
-THREADS_SHARE = 0.95  # of a pool's speed: what threads reach where steps are long
+THREADS_SHARE = 0.85  # of a pool's speed: what threads reach where steps are long
 _DAY_S = 86_400.0
 _PROBED_STEPS = 3
 
