@@ -30,7 +30,8 @@ def chosen(monkeypatch, cost: Cost, *, model=None, workers=2, made=None) -> tupl
     [
         (Cost(LONG, 0.1), 2, "inline"),
         (Cost(LONG, 5.0), 2, "threads"),
-        (Cost(LONG, 60.0), 2, "threads"),
+        (Cost(LONG, 30.0), 2, "threads"),
+        (Cost(LONG, 60.0), 2, "pool"),
         (Cost(LONG, 1000.0), 2, "pool"),
         (Cost(LONG, None), 2, "pool"),
         (Cost(SHORT, 0.1), 2, "inline"),
