@@ -29,7 +29,7 @@ from desim_fl.eventlog import EventLog, MemorySink
 from desim_fl.run import execute, resume
 from desim_fl.scenario import load
 from desim_fl.verify import verify
-from desim_fl.world import StopRules, World
+from desim_fl.world import Evaluations, StopRules, World
 from scenarios import BLOBS, QUADRATIC, played, write
 
 if TYPE_CHECKING:
@@ -116,51 +116,57 @@ def test_random_worlds_resume_at_any_instant(batch, monkeypatch):
 
 
 class Memory(NamedTuple):
-    """A state with an older version, arithmetic on what clients sent, and a count."""
+    """A state with an older version, arithmetic on what clients sent, an update that waits for a second, and a count."""
 
     first: Model
     control: object
+    waiting: object
     rung: int
 
 
 class Everything(Plain):
-    """Starts jobs from an old version, broadcasts, reads client memory and caches, sets alarms, waits for clients."""
+    """Starts jobs from an old version, broadcasts, reads memory and caches, sets alarms, waits for clients, publishes in twos."""
 
     def start(self, view):
-        return Memory(view.model, 0.0, 0), Reply(sends=(Send(3, extra=0.0),), alarms=(Alarm("tick", 1.25),))
+        return Memory(view.model, 0.0, None, 0), Reply(sends=(Send(3, extra=0.0),), alarms=(Alarm("tick", 1.25),))
 
     def arrive(self, state, view, update):
         control = state.control + update.outcome.extra
         step = update.delta - (0.0 if update.cache is None else update.cache)
-        again = Send(
-            clients=(update.job.client, (update.job.client + 1) % view.clients), extra=control, start=state.first
-        )
-        reply = Reply(params=view.params + 0.5 * step, keep=((update.job.client, step),), sends=(again,), weight=0.5)
-        return state._replace(control=control), reply
+        again = Send(clients=((update.job.client + 2) % view.clients,), extra=control, start=state.first)
+        reply = Reply(keep=((update.job.client, step),), sends=(again,), weight=0.5)
+        if state.waiting is None:
+            return state._replace(control=control, waiting=step), reply
+        return state._replace(control=control, waiting=None), reply._replace(params=view.params + state.waiting + step)
 
     def alarm(self, state, view, name):
         return state._replace(rung=state.rung + 1), Reply(alarms=(Alarm(name, 1.25),), sends=())
 
 
-def test_old_versions_broadcasts_memories_caches_and_alarms_resume(small_batches):
-    """What only the strategy, the clients, the desk or the engine's tables hold is there again."""
+def test_old_versions_broadcasts_memories_caches_buffers_and_alarms_resume(small_batches):
+    """What only the strategy, idle clients, the desk, a half-full buffer or the engine's tables hold is there again."""
 
     def make() -> Played:
         def outcome(job, steps, plain):
-            own = (job.memory or 0.0) + 1.0 + job.client
-            return plain._replace(params=1.1 * job.params + 0.1 * job.extra - own, memory=own, extra=0.25)
+            own = 0.5 * (job.memory or 0.0) + 1.0 + job.client
+            params = 0.1 * job.params + 0.1 * job.extra - own
+            return plain._replace(params=params, buffers={"b": params}, memory=own, extra=0.25)
 
-        executor, sink, evaluations = FloatExecutor([1] * 3), MemorySink(), []
+        def average(base, members):
+            return {"b": 0.5 * base["b"] + sum(share * buffers["b"] for share, buffers in members)}
+
+        executor, sink, evaluations = FloatExecutor([1] * 7), MemorySink(), []
         executor.outcome = outcome
         world = World(
-            strategy=Everything(), selector=selector("longest_idle", 3), trips=ScriptedTrips([0.5, [0.3, 0.7], 1.1]),
-            executor=executor, assignment=Assignment([1] * 3), sizes=[1] * 3, model=Model(0, 1.0, None),
-            average=lambda base, members: base, stops=StopRules(max_updates=40), concurrency=3,
+            strategy=Everything(), selector=selector("longest_idle", 7),
+            trips=ScriptedTrips([0.5, [0.3, 0.7], 1.1, 0.4, 0.9, 0.2, 0.6]),
+            executor=executor, assignment=Assignment([1] * 7), sizes=[1] * 7, model=Model(0, 1.0, {"b": 2.0}),
+            average=average, stops=StopRules(max_updates=40), concurrency=3, evaluations=Evaluations(None, 150_000),
         )  # fmt: skip
         return Played(Engine(world, EventLog(sink), evaluations.append), sink, "", executor, evaluations)
 
     chance = random.Random(1)
-    assert sum(check_resumes(make, chance.choice) for _ in range(10)) > 20
+    assert sum(check_resumes(make, chance.choice) for _ in range(12)) > 30
 
 
 def test_another_timeline_is_refused():
