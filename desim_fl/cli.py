@@ -180,8 +180,11 @@ def verify(
 def report(folder: RunFolder) -> None:
     """Write report.html of a run directory anew from its tables."""
     from desim_fl import report as page  # noqa: PLC0415  (altair is not needed to print help)
+    from desim_fl.rundir import rehash  # noqa: PLC0415
 
-    typer.echo(str(page.write(folder)))
+    written = page.write(folder)
+    rehash(folder, written.name)
+    typer.echo(str(written))
 
 
 @app.command()

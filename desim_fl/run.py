@@ -193,7 +193,7 @@ def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
 
 def _wall_fields(executor: str) -> list[str]:
     """Names of what does not bear on the result; vmap does, in its last bits."""
-    about = ["created", "host", "executor", "executor_reason", "reuse", "resumed_at_s", "checkpoints"]
+    about = ["created", "host", "executor", "executor_reason", "reuse", "resumed_at_s", "checkpoints", "files"]
     fields = [*about, "summary.wall_s"]
     return [field for field in fields if field != "executor" or executor != "vmap"]
 
@@ -319,7 +319,8 @@ def _write(session: Session, folder: Path) -> None:
             model_sha256 = result if what == "model.safetensors" else model_sha256
         if what == "model.safetensors":
             rundir.write_manifest(folder, manifest(session, model_sha256))  # the report reads it
-    rundir.write_manifest(folder, {**manifest(session, model_sha256), "unwritten": faults})
+    files = rundir.file_hashes(folder)
+    rundir.write_manifest(folder, {**manifest(session, model_sha256), "files": files, "unwritten": faults})
     if faults and session.status == FINISHED:
         raise DesimError(f"the run is complete in {folder}, but {'; '.join(faults)}")
 

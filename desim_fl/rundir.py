@@ -268,6 +268,26 @@ def save_model(folder: Path, tensors: Mapping[str, Any]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def file_hashes(folder: Path) -> dict[str, str]:
+    """Hash every file of a run directory by its name in there; the manifest, checkpoints and half-written files apart."""
+    apart = (MANIFEST, _CLAIM)
+    found = (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+    names = ((path.relative_to(folder).as_posix(), path) for path in found)
+    return {
+        name: file_sha256(path)
+        for name, path in names
+        if name not in apart and not name.startswith("checkpoints/") and path.suffix != durable.ASIDE
+    }
+
+
+def rehash(folder: Path, name: str) -> None:
+    """Put the hash of one file that was written anew into the manifest."""
+    manifest = read_manifest(folder)
+    if isinstance(manifest.get("files"), dict):
+        manifest["files"] = dict(sorted({**manifest["files"], name: file_sha256(folder / name)}.items()))
+        write_manifest(folder, manifest)
+
+
 def file_sha256(path: Path) -> str:
     """Hash a file's content."""
     with path.open("rb") as file:

@@ -35,9 +35,25 @@ def verify(folder: Path, *, rerun: bool = False) -> list[str]:
         found = list(islice(_problems(folder, manifest, events), _MOST))
         if rerun and not found:
             found = list(islice(_differences(folder, manifest, events), _MOST))
+        found = found or list(islice(_files(folder, manifest), _MOST))
     except (OSError, ScenarioError, pl.exceptions.PolarsError) as error:
         return [f"a part of the run directory is missing or cannot be read: {error}"]
     return found
+
+
+def _files(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
+    """Compare every file with its hash in the manifest: what no other check looks at."""
+    known = manifest.get("files")
+    if not isinstance(known, dict):
+        return
+    there = rundir.file_hashes(folder)
+    for name in sorted(known.keys() | there.keys()):
+        if name not in there:
+            yield f"{name} is missing"
+        elif name not in known:
+            yield f"{name} is there, but the run did not write it"
+        elif known[name] != there[name]:
+            yield f"{name} is not what the run wrote"
 
 
 def _events(folder: Path) -> pl.DataFrame:

@@ -520,6 +520,28 @@ def test_a_state_that_cannot_be_kept_is_told(tmp_path, no_report, monkeypatch):
     assert resume(killed[0])[0]["resumed_at_s"] is None
 
 
+@pytest.mark.parametrize("name", ["report.html", "wall.parquet", "events/part-00000.parquet"])
+def test_every_file_is_verified(name, tmp_path, no_report):
+    """A changed, a lacking and a strange file are named, also where no law looks; a page written anew is the run's."""
+    folder, _ = played(tmp_path, QUADRATIC)
+    (folder / "report.html").write_text("page")
+    rundir.rehash(folder, "report.html")
+    assert verify(folder) == []
+    (folder / "strange").write_text("")
+    assert verify(folder) == ["strange is there, but the run did not write it"]
+    (folder / "strange").unlink()
+    path = folder / name
+    content = path.read_bytes()
+    if name.startswith("events"):  # the same rows in another file
+        pl.read_parquet(path).write_parquet(path, compression="uncompressed")
+    else:
+        path.write_bytes(content + b" ")
+    assert verify(folder) == [f"{name} is not what the run wrote"]
+    if not name.startswith("events"):
+        path.unlink()
+        assert verify(folder) == [f"{name} is missing"]
+
+
 # ---- real processes
 
 

@@ -308,7 +308,7 @@ def test_verify_names_the_first_difference(tmp_path):
     """A changed staleness, a swapped model and another partition are each found, with their place."""
     folder, _ = scenarios.played(tmp_path, scenarios.QUADRATIC)
     part = folder / "events" / "part-00000.parquet"
-    table = pl.read_parquet(part)
+    content, table = part.read_bytes(), pl.read_parquet(part)
     row = table.with_row_index().filter(pl.col("kind") == "arrive").row(7, named=True)
     wrong = pl.when(pl.col("seq") == row["seq"]).then(pl.col("staleness") + 1).otherwise(pl.col("staleness"))
     table.with_columns(wrong.alias("staleness")).write_parquet(part)
@@ -316,7 +316,7 @@ def test_verify_names_the_first_difference(tmp_path):
     assert f"row {row['seq']} (arrive" in problems[0]
     assert "staleness should be" in problems[0]
     assert any("timeline_sha256" in problem for problem in problems)
-    table.write_parquet(part)
+    part.write_bytes(content)
     assert verify(folder) == []
     manifest = json.loads((folder / "manifest.json").read_text())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "model_sha256": "0" * 64}))
@@ -329,7 +329,7 @@ def test_verify_rerun_finds_a_result_that_another_scenario_gave(tmp_path):
     edited = load(folder / "scenario.toml", ["training.lr=0.11"])
     (folder / "scenario.toml").write_text(edited.to_toml())
     (folder / "manifest.json").write_text(json.dumps({**manifest, "scenario_sha256": edited.sha256()}))
-    assert verify(folder) == []
+    assert verify(folder) == ["scenario.toml is not what the run wrote"]
     problems = verify(folder, rerun=True)
     assert problems[0].startswith("model_sha256")
     assert any(problem.startswith("table events, row") for problem in problems)
