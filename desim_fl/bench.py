@@ -63,11 +63,11 @@ def branching(model: str) -> Any:
 
 
 class Figure(NamedTuple):
-    """Jobs a second of one side: one number a repeat."""
+    """Jobs a second of one side: one number a repeat; ``start_s`` until it could begin, where that is measured."""
 
     side: str
     rates: tuple[float, ...]
-    start_s: float
+    start_s: float = 0.0
     note: str = ""
 
     @property

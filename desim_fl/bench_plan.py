@@ -8,9 +8,6 @@ turns, and all times are CPU seconds of this process, threads included, so that 
 from __future__ import annotations
 
 import gc
-import os
-import platform
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -21,6 +18,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import simpy
 
+from desim_fl import bench
+from desim_fl.bench import Figure
 from desim_fl.build import build
 from desim_fl.run import Session
 from desim_fl.scenario import Scenario
@@ -55,23 +54,6 @@ CASES = (
     Case("fedbuff", 100, clients=MANY),
     Case("fedbuff", 100, delay_scale=LONG),
 )
-
-
-class Figure(NamedTuple):
-    """Jobs a CPU second of one side: one number a repeat."""
-
-    side: str
-    rates: tuple[float, ...]
-
-    @property
-    def mean(self) -> float:
-        """Mean of the repeats."""
-        return statistics.fmean(self.rates)
-
-    @property
-    def sd(self) -> float:
-        """Standard deviation of the repeats; 0 for a single one."""
-        return statistics.stdev(self.rates) if len(self.rates) > 1 else 0.0
 
 
 def bare_simpy(jobs: int, in_flight: int) -> float:
@@ -198,7 +180,7 @@ def result(jobs: int, figures: Sequence[Figure], megabytes: float) -> dict[str, 
     """Return the same as a JSON object."""
 
     def listed(found: Sequence[Figure]) -> list[dict[str, Any]]:
-        return [{**figure._asdict(), "mean": figure.mean, "sd": figure.sd} for figure in found]
+        return [{"side": each.side, "rates": each.rates, "mean": each.mean, "sd": each.sd} for each in found]
 
     return {
         "machine": machine(),
@@ -212,6 +194,4 @@ def result(jobs: int, figures: Sequence[Figure], megabytes: float) -> dict[str, 
 
 def machine() -> str:
     """The machine in a few words."""
-    return (
-        f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}, simpy {simpy.__version__}"
-    )
+    return f"{bench.machine()}, simpy {simpy.__version__}"

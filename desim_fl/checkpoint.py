@@ -28,7 +28,7 @@ from desim_fl.errors import CheckpointError
 from desim_fl.executors.packing import copied, in_memory, plain_bytes, tensor
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
 FORMAT = "desim-fl checkpoint 1"
@@ -229,7 +229,7 @@ def store(folder: Path, position: int, value: Any) -> Path:
     folder.mkdir(exist_ok=True)
     path = folder / f"checkpoint-{position:015d}-{_digest(content)}.safetensors"
     durable.write(path, content)
-    for old in sorted(folder.glob("checkpoint-*.safetensors"))[:-KEPT]:
+    for old in files(folder)[:-KEPT]:
         durable.remove(old)
     return path
 
@@ -237,7 +237,7 @@ def store(folder: Path, position: int, value: Any) -> Path:
 def latest(folder: Path, device: str = "cpu") -> tuple[Any, list[str]]:
     """Return the newest value that is whole (``None`` if there is none), and what is wrong with newer ones."""
     faults = []
-    for path in sorted(folder.glob("checkpoint-*.safetensors"), reverse=True):
+    for path in reversed(files(folder)):
         try:
             return decoded(_whole(path), device), faults
         except CheckpointError as error:
@@ -255,9 +255,9 @@ def _whole(path: Path) -> bytes:
     return content
 
 
-def files(folder: Path) -> Iterator[Path]:
+def files(folder: Path) -> list[Path]:
     """The checkpoints of a run directory, oldest first."""
-    yield from sorted(folder.glob("checkpoint-*.safetensors"))
+    return sorted(folder.glob("checkpoint-*.safetensors"))
 
 
 def _digest(content: bytes) -> str:

@@ -73,11 +73,11 @@ def claimed(folder: Path) -> Iterator[None]:
     try:
         _refuse_taken(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / _CLAIM).open("a")
+        mark = (folder / _CLAIM).open("a")
     except (OSError, ValueError) as error:  # ValueError: a name with a NUL byte
         why = getattr(error, "strerror", None) or error
         raise RunDirectoryError(f"cannot write to {folder}: {why}; give another --out") from error
-    with _held(folder, file):
+    with _held(folder, mark):
         if any(path.name != _CLAIM for path in folder.iterdir()):  # another run may have come and gone
             raise RunDirectoryError(f"{folder} was written by another run just now; give another --out")
         yield
@@ -98,7 +98,11 @@ def reclaimed(folder: Path) -> Iterator[None]:
     """Keep others out of a run directory that is there; raises ``RunDirectoryError`` where there is none."""
     if not (folder / SCENARIO).is_file():
         raise RunDirectoryError(f"{folder} is not a run directory: it has no {SCENARIO}; run the scenario anew")
-    with _held(folder, (folder / _CLAIM).open("a")):
+    try:
+        mark = (folder / _CLAIM).open("a")
+    except OSError as error:
+        raise RunDirectoryError(f"cannot write to {folder}: {error.strerror}; resume a copy of it elsewhere") from error
+    with _held(folder, mark):
         durable.sweep(folder)
         yield
 
@@ -119,8 +123,10 @@ def _held(folder: Path, mark: IO[str]) -> Iterator[None]:
             _lock(file)
         except OSError as error:
             raise RunDirectoryError(f"{folder} is being written by another run; give another --out") from error
-        yield
-        (folder / _CLAIM).unlink(missing_ok=True)
+        try:
+            yield
+        finally:
+            (folder / _CLAIM).unlink(missing_ok=True)
 
 
 def _lock(file: IO[str]) -> None:

@@ -85,7 +85,7 @@ WITHIN = {
     "run": {"build", "checkpointing", "rundir"},
     "verify": {"recount", "run", "rundir", "build"},
     "bench_reuse": {"bench", "build", "run"},
-    "bench_plan": {"build", "run"},
+    "bench_plan": {"bench", "build", "run"},
     "cli": {"progress"},
     "algebra": {"errors"},
     "core": set(),

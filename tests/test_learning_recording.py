@@ -302,6 +302,15 @@ def trained(module: nn.Module, sequence: list[Samples]) -> tuple[list[torch.Tens
         return [*found, *(value.detach() for value in module.parameters()), torch.get_rng_state()], doing
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Steps run on one thread, as jobs do: with more, kernels may split their sums otherwise from call to call."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture
 def early(monkeypatch):
     """Record after two steps of a batch size."""

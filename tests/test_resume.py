@@ -407,6 +407,7 @@ def test_a_damaged_segment_is_named(tmp_path, no_report, small_segments):
     _, killed = copies(tmp_path, QUADRATIC, OFTEN, points={40})
     part = killed[0] / "events" / "part-00000.parquet"
     damage(part)
+    (killed[0] / ".being-written").unlink()  # the mark of the run that was killed
     before = {path: path.read_bytes() for path in killed[0].rglob("*") if path.is_file()}
     with pytest.raises(CheckpointError, match=r"part-00000\.parquet is damaged"):
         resume(killed[0])
@@ -484,6 +485,27 @@ def test_one_process_at_a_time(tmp_path, no_report):
     assert manifest["status"] == "finished"
     assert "being written by another run" in tried[0]
     assert not list(folder.glob(".*"))
+
+
+def test_the_lock_of_a_run_that_failed_is_gone(tmp_path, no_report):
+    """A run that ends with an error leaves no mark that it is being written."""
+
+    def watch(session) -> None:
+        raise ValueError("no more")
+
+    with pytest.raises(ValueError, match="no more"):
+        played(tmp_path, QUADRATIC, watch=watch)
+    assert rundir.read_manifest(tmp_path / "run")["status"] == "failed"
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_a_directory_that_cannot_be_written_is_not_resumed(tmp_path, no_report):
+    """Where the mark cannot be made (a folder stands in its place, say), the error names directory and way out."""
+    _, killed = copies(tmp_path, QUADRATIC, OFTEN, points={10})
+    (killed[0] / ".being-written").unlink()
+    (killed[0] / ".being-written").mkdir()
+    with pytest.raises(RunDirectoryError, match=f"cannot write to {killed[0]}: .*; resume a copy"):
+        resume(killed[0])
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "part", "manifest", "metrics", "clients", "model"])

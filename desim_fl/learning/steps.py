@@ -54,10 +54,9 @@ def batch_loss(module: nn.Module, batch: Samples) -> Tensor:
         return nn.functional.cross_entropy(module(batch.inputs), batch.labels)
 
 
-def plain(module: nn.Module, batch: Samples) -> Gradients:
+def plain(module: nn.Module, parameters: Sequence[Tensor], batch: Samples) -> Gradients:
     """Do the step as anyone would write it, with ``grad`` in place of ``backward``: nothing has to be zeroed."""
     loss = batch_loss(module, batch)
-    parameters = tensors(places(module).parameters)
     return Gradients(loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True))
 
 
@@ -85,17 +84,13 @@ class Steps:
         if replay is None and self._due(size):
             replay = self._recorded(size, batch)
         if replay is None:
-            return self._plain(batch)
+            self._state = None
+            return plain(self.module, self._parameters, batch)
         if self._state is None:
             self._state = [*self._parameters, *tensors(self._places.buffers)]
         with torch.inference_mode():
             loss, *gradients = replay(*self._state, *batch)
         return Gradients(loss, gradients)
-
-    def _plain(self, batch: Samples) -> Gradients:
-        self._state = None
-        loss = batch_loss(self.module, batch)
-        return Gradients(loss.detach(), torch.autograd.grad(loss, self._parameters, allow_unused=True))
 
     def _due(self, size: int) -> bool:
         """Count the steps of a size; tell whether it is time to record it."""
@@ -151,7 +146,7 @@ def _compare(replay: Callable[..., Sequence[Any]], twin: nn.Module, batch: Sampl
     state = [value.detach().clone() for value in (*tensors(there.parameters), *tensors(there.buffers))]
     device = batch.labels.device
     generators, python = randomness.states(device), _python_state(twin)
-    loss, gradients = plain(twin, batch)
+    loss, gradients = plain(twin, tensors(there.parameters), batch)
     expected = [loss, *gradients, *tensors(there.buffers), *randomness.states(device)]
     if _python_state(twin) != python:
         raise UnrecordableError("its step changes attributes that are neither parameters nor buffers")
