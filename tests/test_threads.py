@@ -97,12 +97,19 @@ def one(task):
     executor.close()
 
 
+def begun(task, number: int) -> None:
+    """Wait until the thread is at this job: until then a more urgent one would rightly go first."""
+    while number not in task.order:
+        time.sleep(0.001)
+
+
 # ---- the executor's contract
 
 
 def test_the_most_urgent_arrival_is_trained_first(one, task):
     """Jobs that wait are trained by their due time, not by their number; what is collected goes before all of them."""
     one.submit(plain_job(9, "gate"), 99)
+    begun(task, 9)
     for number, due in enumerate((50, 20, 40, 10)):
         one.submit(plain_job(number), due)
     task.gate.set()
@@ -113,6 +120,7 @@ def test_the_most_urgent_arrival_is_trained_first(one, task):
     assert all(row.train_s >= 0 for row in one.wall)
     task.gate.clear()
     one.submit(plain_job(10, "gate"), 0)
+    begun(task, 10)
     for number in (11, 12):
         one.submit(plain_job(number), number)
     threading.Timer(0.1, task.gate.set).start()
@@ -123,6 +131,7 @@ def test_the_most_urgent_arrival_is_trained_first(one, task):
 def test_released_jobs_are_not_trained_and_partial_ones_do_what_is_asked(one, task):
     """A job let go before it starts never runs; one that reports early has done so few steps, begun or not."""
     one.submit(plain_job(0, "gate"), 0)
+    begun(task, 0)
     for number in (1, 2, 3):
         one.submit(plain_job(number), number)
     one.release(plain_job(3))
@@ -145,6 +154,7 @@ def test_released_jobs_are_not_trained_and_partial_ones_do_what_is_asked(one, ta
 def test_a_job_that_reports_early_before_it_began_is_done_once(one, task):
     """Its steps are changed where it stands in the queue."""
     one.submit(plain_job(0, "gate"), 0)
+    begun(task, 0)
     one.submit(plain_job(1), 1)
     threading.Timer(0.05, task.gate.set).start()
     assert one.collect(plain_job(1), 2).steps == 2
@@ -188,6 +198,7 @@ def test_a_failing_job_is_named_with_its_worker_and_cause(one, extra, why, cause
 def test_evaluations_run_beside_training_and_fail_by_name(one, task):
     """A promise is ready when its scores are there; what evaluation raises is a RunError that names the version."""
     one.submit(plain_job(0, "gate"), 5)
+    begun(task, 0)
     promise, broken = one.evaluate(Model(7, 3.5)), one.evaluate(Model(8, "no number"))
     assert not promise.ready()
     task.gate.set()
@@ -205,6 +216,7 @@ def test_nothing_is_held_once_nobody_needs_it(one, task):
 
     held = []
     one.submit(plain_job(0, "gate"), 0)
+    begun(task, 0)
     for number, end in enumerate((one.collect, one.release), start=1):
         params = Heavy(1.0)
         held.append(weakref.ref(params))
