@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from desim_fl import __version__
+from desim_fl.cli_bench import bench
 from desim_fl.errors import DesimError, ScenarioError
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ Seed = Annotated[int | None, typer.Option("--seed", help="Override run.seed.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run directory to write; must be new or empty.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved scenario and stop.")]
+
+app.add_typer(bench, name="bench")
 
 
 @app.callback(invoke_without_command=True)
@@ -193,76 +196,6 @@ def schema() -> None:
     from desim_fl.scenario import schema as make  # noqa: PLC0415
 
     typer.echo(json.dumps(make(), indent=2))
-
-
-bench = typer.Typer(
-    help="Measure speed on this machine, each figure beside a baseline of the same run.", no_args_is_help=True
-)
-app.add_typer(bench, name="bench")
-
-
-@bench.command()
-def train(
-    *,
-    models: Annotated[
-        list[str] | None, typer.Option("--models", help="mlp, cnn, batchnorm, ...; repeatable; all.")
-    ] = None,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Turns that each side takes.")] = 5,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs in each turn.")] = 24,
-    ray: Annotated[bool, typer.Option("--ray", help="On a local Ray instance too.")] = False,
-    as_json: AsJson = False,
-) -> None:
-    """Compare local training by each executor with the bare PyTorch loop, in one and in several processes."""
-    from desim_fl import bench as measure  # noqa: PLC0415  (numpy is not needed to print help)
-
-    unknown = [name for name in models or () if name not in measure.MODELS]
-    if unknown:
-        raise ScenarioError(f"--models {unknown[0]}: the models are {', '.join(measure.MODELS)}")
-    found = {}
-    for name in models or measure.MODELS:
-        figures = measure.train(name, jobs, repeats, ray=ray)
-        found[name] = [{**figure._asdict(), "mean": figure.mean, "sd": figure.sd} for figure in figures]
-        if not as_json:
-            typer.echo(measure.table(name, figures))
-    if as_json:
-        typer.echo(json.dumps({"machine": measure.machine(), "jobs_per_second": found}))
-
-
-@bench.command()
-def reuse(
-    scenario: Annotated[Path | None, typer.Argument(help="Scenario file; the bench's own without.")] = None,
-    *,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Times, each with an empty store.")] = 5,
-    as_json: AsJson = False,
-) -> None:
-    """Play six runs that differ only by a delay scale, and compare all their training with the first one's."""
-    from desim_fl import bench_reuse as measure  # noqa: PLC0415  (torch is not needed to print help)
-
-    with contextlib.redirect_stdout(sys.stderr):
-        found = [measure.six_runs(scenario) for _ in range(repeats)]
-    if as_json:
-        runs = [[run._asdict() for run in runs] for runs in found]
-        typer.echo(json.dumps({"runs": runs, "ratios": [measure.ratio(runs) for runs in found]}))
-    else:
-        typer.echo(measure.table(found))
-
-
-@bench.command("plan")
-def bench_plan(
-    *,
-    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Turns that each side takes.")] = 5,
-    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs in each turn.")] = 100_000,
-    as_json: AsJson = False,
-) -> None:
-    """Compare timing-only runs, event log written, with bare SimPy; and what a million clients and long delays cost."""
-    from desim_fl import bench_plan as measure  # noqa: PLC0415  (simpy is not needed to print help)
-
-    figures = measure.plan(jobs, repeats)
-    megabytes = measure.peak_megabytes(jobs)
-    if as_json:
-        typer.echo(json.dumps(measure.result(jobs, figures, megabytes)))
-    else:
-        typer.echo(measure.table(jobs, figures, megabytes))
 
 
 def _load(path: Path, overrides: list[str], seed: int | None) -> Scenario:
