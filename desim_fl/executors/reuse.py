@@ -25,17 +25,25 @@ _PLAIN = ("examples", "steps", "stopped", "loss", "bad")
 
 
 def packed(outcome: Outcome) -> bytes | None:
-    """An outcome as bytes; ``None`` for one that holds more than parameters, buffers and buffers as memory."""
-    memory = outcome.memory
-    if outcome.extra is not None or (memory is not None and set(memory) != {"buffers"}):
+    """An outcome as bytes; ``None`` for one whose memory or extra holds more than buffers and control variates."""
+    memory, extra = outcome.memory, outcome.extra
+    known = memory is None or (isinstance(memory, dict) and set(memory) <= {"buffers", "control"})
+    if not known or not (extra is None or (isinstance(extra, dict) and set(extra) == {"control"})):
         return None
     tensors = {"params": outcome.params}
     tensors |= {f"buffers.{name}": value for name, value in (outcome.buffers or {}).items()}
     tensors |= {f"memory.{name}": value for name, value in (memory or {}).get("buffers", {}).items()}
+    tensors |= {f"control.{name}": each["control"] for name, each in _controls(outcome)}
     plain = {name: getattr(outcome, name) for name in _PLAIN}
-    plain |= {"has_buffers": outcome.buffers is not None, "has_memory": memory is not None}
+    plain |= {"has_buffers": outcome.buffers is not None, "has_memory": sorted(memory) if memory is not None else None}
     solid = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     return save(solid, metadata={"outcome": json.dumps(plain)})
+
+
+def _controls(outcome: Outcome) -> list[tuple[str, dict[str, Any]]]:
+    """Where an outcome holds control variates (SCAFFOLD)."""
+    places = (("memory", outcome.memory), ("extra", outcome.extra))
+    return [(name, each) for name, each in places if each is not None and "control" in each]
 
 
 def unpacked(content: bytes, device: Any) -> Outcome:
@@ -47,10 +55,13 @@ def unpacked(content: bytes, device: Any) -> Outcome:
     def under(prefix: str) -> dict[str, Any]:
         return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
+    controls = under("control.")
+    memory = {name: under("memory.") if name == "buffers" else controls["memory"] for name in plain["has_memory"] or ()}
     return Outcome(
         tensors["params"],
         under("buffers.") if plain["has_buffers"] else None,
-        memory={"buffers": under("memory.")} if plain["has_memory"] else None,
+        extra={"control": controls["extra"]} if "extra" in controls else None,
+        memory=memory if plain["has_memory"] is not None else None,
         **{name: plain[name] for name in _PLAIN},
     )
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
-from desim_fl.learning import randomness
+from desim_fl.learning import controls, randomness
 from desim_fl.learning.batched_optimizers import BATCHED, Rate
 from desim_fl.learning.batches import rate
 from desim_fl.learning.kernel import Kernel, Records
@@ -110,9 +110,12 @@ class Lane:
     def train(self, hand: Hand) -> None:
         """Do all steps of a hand; its stack then holds the ends."""
         optimizer, targets = BATCHED[self._settings.name](self._settings), list(hand.stack.parameters.values())
+        correction = hand.stack.correction(self._settings.proximal_mu)
         for number, step in enumerate(hand.plan.steps):
             active = [value[: step.active] for value in targets]
-            gradients = self._gradients(hand, number, step.calls, active)
+            gradients: Any = self._gradients(hand, number, step.calls, active)
+            if correction is not None:
+                gradients = correction.first(step.active)(gradients, active)
             each = None if step.rate is not None else hand.rates[number, : step.active]
             optimizer.step(active, gradients, Rate(step.rate, each))
 
@@ -157,7 +160,8 @@ class Batched:
         sequence = zip(range(steps), self.task.sequence(job, steps), strict=False)
         taken = [entry for _, entry in sequence]
         rates = [rate(job.work.lr, job.work.decay, epoch) for epoch, _ in taken]
-        return Member(job.params, self.task.client_buffers(job), Course([batch for _, batch in taken], rates))
+        course = Course([batch for _, batch in taken], rates)
+        return Member(job.params, self.task.client_buffers(job), course, controls.shift(job))
 
     def train(self, jobs: Sequence[tuple[Job, int]]) -> list[Outcome]:
         """Train jobs for so many steps each; the outcomes share no memory with each other."""

@@ -12,7 +12,7 @@ from desim_fl.core import Job, Model, Outcome, Score
 from desim_fl.draws import Purpose, stream
 from desim_fl.errors import RefusedError, ScenarioError
 from desim_fl.learning import average as averaging
-from desim_fl.learning import batches, evaluate, local, probe, randomness
+from desim_fl.learning import batches, controls, corrections, evaluate, local, probe, randomness
 from desim_fl.learning import replica as replicas
 from desim_fl.learning.device import resolve
 from desim_fl.learning.optimizers import OptimizerSettings
@@ -184,6 +184,9 @@ class ClassificationTask:
                 steps=steps,
                 work=job.work,
                 settings=self.optimizer,
+                correction=corrections.correction(
+                    self.state, self.optimizer.proximal_mu, job.params, controls.shift(job)
+                ),
             )
             params, after = self.state.vector(), self.state.buffers()
             bad = self.state.first_bad(params, after, before)
@@ -209,9 +212,11 @@ class ClassificationTask:
         """Say what training gave; ``params`` and ``after`` must share no memory with anything."""
         examples = len(self.parts[job.client])
         outcome = Outcome(params, after, examples=examples, steps=done.steps, loss=done.loss, bad=bad)
-        if not self.local_buffers:
+        if self.local_buffers:
+            outcome = outcome._replace(buffers=job.buffers, memory=job.memory if bad else {"buffers": after})
+        if job.extra is None:
             return outcome
-        return outcome._replace(buffers=job.buffers, memory=job.memory if bad else {"buffers": after})
+        return controls.answered(outcome, job, controls.path(job.work, examples, self.batch_size, done.steps))
 
     def client_buffers(self, job: Job) -> dict[str, Tensor]:
         """Return what the job starts from: the model's buffers, or under FedBN the client's own from last time."""

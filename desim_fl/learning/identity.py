@@ -112,7 +112,7 @@ class Identity:
             dict(task.module.named_buffers()),
             [repr(task.module), {name: tuple(value.shape) for name, value in task.module.state_dict().items()}],
             [task.seed, task.batch_size, task.threads, task.local_buffers],
-            [optimizer.name, optimizer.momentum, optimizer.weight_decay],
+            [optimizer.name, optimizer.momentum, optimizer.weight_decay, optimizer.proximal_mu],
             list(task.training),
         )
         self.scored = digest(self.task, {name: list(samples) for name, samples in task.splits.items()})

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from desim_fl.core import Work
+    from desim_fl.learning.corrections import Correction
     from desim_fl.learning.samples import Samples
     from desim_fl.learning.steps import Steps
     from desim_fl.learning.vectors import ModuleState
@@ -37,11 +38,13 @@ def train(
     steps: int,
     work: Work,
     settings: OptimizerSettings,
+    correction: Correction | None = None,
 ) -> Trained:
     """Do ``steps`` optimiser steps on the module of ``gradients_of``, one for each ``(epoch, indices)`` of ``sequence``.
 
     The caller has loaded the model, and keys generators and threads. The loss of a step is that of its batch before
-    the step. The values are those of a plain loop with ``torch.optim`` bit for bit.
+    the step, without what ``correction`` stands for. The values are those of a plain loop with ``torch.optim`` bit for
+    bit.
     """
     gradients_of.module.train()
     gradients_of.reload()
@@ -49,6 +52,8 @@ def train(
     losses = []
     for epoch, indices in islice(sequence, steps):
         loss, gradients = gradients_of(samples.chosen(indices))
+        if correction is not None:
+            gradients = correction(gradients, state.parameters)
         optimizer.step(gradients, rate(work.lr, work.decay, epoch))
         losses.append(loss)
     return Trained(len(losses), float(torch.stack(losses).double().mean()) if losses else None)

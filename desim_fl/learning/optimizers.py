@@ -25,11 +25,15 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class OptimizerSettings:
-    """Which optimiser a job makes afresh; ``momentum`` belongs to "sgd". The rate comes with each job."""
+    """Which optimiser a job makes afresh; ``momentum`` belongs to "sgd". The rate comes with each job.
+
+    ``proximal_mu`` is the weight of the proximal term of :mod:`desim_fl.learning.corrections` (0 = none).
+    """
 
     name: str = "sgd"
     momentum: float = 0.0
     weight_decay: float = 0.0
+    proximal_mu: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:

@@ -6,12 +6,11 @@ out by hand.
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Job, Model, Outcome, Score
 from desim_fl.errors import RefusedError, ScenarioError
-from desim_fl.learning import batches
+from desim_fl.learning.descent import Descent
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -23,8 +22,9 @@ class QuadraticTask:
     """Clients with one quadratic each; parameters are one float; see :class:`desim_fl.learning.task.Task`.
 
     ``examples`` are the clients' sample counts: they weigh the evaluation and, with ``batch_size``, say how many steps
-    an epoch has. Every step uses the exact gradient. Raises ``ScenarioError`` for lists of different lengths and
-    ``RefusedError`` for momentum, weight decay or another optimiser than "sgd".
+    an epoch has. Every step uses the exact gradient, with the local rules of :mod:`desim_fl.learning.descent`. Raises
+    ``ScenarioError`` for lists of different lengths and ``RefusedError`` for momentum, weight decay or another optimiser
+    than "sgd".
     """
 
     def __init__(
@@ -38,6 +38,7 @@ class QuadraticTask:
         optimizer: str = "sgd",
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        proximal_mu: float = 0.0,
     ) -> None:
         if not len(curvature) == len(optimum) == len(examples):
             lengths = f"{len(curvature)} curvatures, {len(optimum)} optima, {len(examples)} example counts"
@@ -45,7 +46,8 @@ class QuadraticTask:
         if optimizer != "sgd" or momentum or weight_decay:
             raise RefusedError("the quadratic task knows plain SGD only: no Adam, momentum or weight decay")
         self.curvature, self.optimum, self.examples = tuple(curvature), tuple(optimum), tuple(examples)
-        self.start, self.batch_size = float(start), batch_size
+        self.start = float(start)
+        self.descent = Descent(batch_size, proximal_mu=proximal_mu)
 
     def loss(self, client: int, x: float) -> float:
         """Return one client's objective at ``x``."""
@@ -60,16 +62,13 @@ class QuadraticTask:
         """Do ``steps`` exact gradient steps; the loss is the mean of the objective before each."""
         if job.work.part is not None:
             raise RefusedError("work.part: a scalar has no parts")
-        client, x, losses = job.client, float(job.params), []
-        n = self.examples[client]
-        if batches.trainable(client, n, steps):
-            epoch_steps = batches.steps_per_epoch(n, self.batch_size)
-            for step in range(steps):
-                losses.append(self.loss(client, x))
-                lr = batches.rate(job.work.lr, job.work.decay, step // epoch_steps)
-                x -= lr * (self.curvature[client] * (x - self.optimum[client]))
-        loss = sum(losses) / len(losses) if losses else None
-        return Outcome(x, examples=n, steps=len(losses), loss=loss, bad=None if math.isfinite(x) else "x")
+        client = job.client
+
+        def at(x: float, step: int) -> tuple[float, float]:
+            del step
+            return self.loss(client, x), self.curvature[client] * (x - self.optimum[client])
+
+        return self.descent.outcome(job, steps, self.examples[client], at)
 
     def evaluate(self, model: Model) -> tuple[Score, ...]:
         """Score a version by the mean of all clients' objectives, weighted by examples; no accuracy."""

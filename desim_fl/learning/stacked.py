@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 
+from desim_fl.learning.corrections import Correction
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -16,11 +18,15 @@ if TYPE_CHECKING:
 
 
 class Member(NamedTuple):
-    """A job as it is trained beside others: what it starts from (never changed), and what it trains on."""
+    """A job as it is trained beside others: what it starts from (never changed), and what it trains on.
+
+    ``shift`` is what a control variate adds to each gradient, as a flat vector; either all jobs of a stack have one or none.
+    """
 
     params: Tensor
     buffers: Mapping[str, Tensor]
     course: Course
+    shift: Tensor | None = None
 
 
 class Stack:
@@ -43,6 +49,15 @@ class Stack:
             self.states[name] = torch.stack([member.buffers[name] for member in members])
         for site, initial in state.scratch:
             self.states[site.name] = torch.stack([initial] * len(members))
+
+    def correction(self, mu: float) -> Correction | None:
+        """What local rules add to the gradients of ``parameters``; to be asked before the first step."""
+        shifts = [self._state.split(member.shift) for member in self._members if member.shift is not None]
+        if not mu and not shifts:
+            return None
+        anchors = [value.clone() for value in self.parameters.values()] if mu else None
+        added = [torch.stack([shift[name] for shift in shifts]) for name in self.parameters] if shifts else None
+        return Correction(mu, anchors, added)
 
     def held(self, rows: slice | Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Return rows of parameters and of states: views where they are a slice, else copies."""

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from desim_fl.core import Work
-from desim_fl.learning import batches, local, randomness
+from desim_fl.learning import batches, corrections, local, randomness
 from desim_fl.learning.batched import TOLERANCE, Batched, Ended, Traits
 from desim_fl.learning.ragged import Course
 from desim_fl.learning.stacked import Member
@@ -114,6 +114,7 @@ def _alone(task: ClassificationTask, member: Member) -> Ended:
     done = local.train(
         Steps(module), state, task.training, sequence=[(0, batch) for batch in course.batches], steps=len(course.batches),
         work=Work(1, len(course.batches), _LR), settings=task.optimizer,
+        correction=corrections.correction(state, task.optimizer.proximal_mu, member.params, member.shift),
     )  # fmt: skip
     return Ended(done, state.vector(), state.buffers(), None)
 
