@@ -38,6 +38,9 @@ class Purpose(IntEnum):
     DATA = 7  # made data
     VALIDATION = 8  # which training samples form the validation part
     EVALUATION = 9  # torch's generators around an evaluation
+    AVAILABILITY = 10  # nth = renewal or fixed window, slots in AvailabilitySlot
+    FAILURE = 11  # a job's accidents, slots in FailureSlot
+    OUTAGE = 12  # the server's, client 0, nth = renewal, slots in AvailabilitySlot
 
 
 class ClientSlot(IntEnum):
@@ -56,6 +59,32 @@ class JobSlot(IntEnum):
     WAIT = 1
     DOWN_LATENCY_JITTER = 2
     UP_LATENCY_JITTER = 3
+
+
+class AvailabilitySlot(IntEnum):
+    """Slots of ``Purpose.AVAILABILITY`` and ``Purpose.OUTAGE``; those from 4 on only at nth 0. Never renumbered."""
+
+    ON = 0  # a renewal's time online, or the draw of a fixed window
+    OFF = 1
+    START_STATE = 4
+    START_LENGTH = 5
+    START_SHARE = 6
+    TIME_ZONE = 7
+    PHASE = 8
+
+
+class FailureSlot(IntEnum):
+    """Slots of ``Purpose.FAILURE`` below 16; retry r adds 16 r. Never renumbered."""
+
+    CRASH_DOWNLOAD = 0
+    CRASH_COMPUTE = 1
+    CRASH_UPLOAD = 2
+    CRASH_POINT = 3
+    HAZARD = 4
+    UPLOAD_LOSS = 5
+    DUPLICATE = 6
+    DUPLICATE_DELAY = 7
+    BACKOFF = 8
 
 
 def block(seed: int, purpose: int, client: int, nth: int, group: int) -> tuple[int, int, int, int]:

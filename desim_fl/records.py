@@ -40,6 +40,12 @@ class Kind(IntEnum):
     COME = 11
     ALARM = 12
     STOP = 13
+    HALT = 14  # a transfer stands still: the server is down
+    RESUME = 15  # it goes on, or a retry begins
+    RETRY = 16  # an attempt failed; the job goes on after the back-off
+    OVERDUE = 17  # the server no longer waits for a job, but would still take it
+    LATE = 18  # a job that the server had given up ends at its client
+    DUPLICATE = 19  # an update is delivered once more
 
 
 KIND_NAMES = tuple(kind.name.lower() for kind in Kind)
