@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MANIFEST, SCENARIO = "manifest.json", "scenario.toml"
 _CLAIM = ".being-written"
+_TRACES = {_CLAIM, SCENARIO + durable.ASIDE}  # all that a run leaves that was killed before it could begin
 MODEL_METADATA = {"format": "pt"}  # constant, so that the bytes depend on the tensors alone
 
 METRICS_SCHEMA: dict[str, Any] = {
@@ -78,9 +79,14 @@ def claimed(folder: Path) -> Iterator[None]:
         why = getattr(error, "strerror", None) or error
         raise RunDirectoryError(f"cannot write to {folder}: {why}; give another --out") from error
     with _held(folder, mark):
-        if any(path.name != _CLAIM for path in folder.iterdir()):  # another run may have come and gone
+        if not _is_empty(folder):  # another run may have come and gone
             raise RunDirectoryError(f"{folder} was written by another run just now; give another --out")
+        durable.sweep(folder)
         yield
+
+
+def _is_empty(folder: Path) -> bool:
+    return all(path.name in _TRACES for path in folder.iterdir())
 
 
 def _refuse_taken(folder: Path) -> None:
@@ -89,7 +95,7 @@ def _refuse_taken(folder: Path) -> None:
         raise RunDirectoryError(f"{folder} is a link that leads nowhere; give another --out")
     if folder.exists() and not folder.is_dir():
         raise RunDirectoryError(f"{folder} is a file; give another --out")
-    if folder.exists() and any(path.name != _CLAIM for path in folder.iterdir()):
+    if folder.exists() and not _is_empty(folder):
         raise RunDirectoryError(f"{folder} exists already and is not empty; {_way_out(folder)}")
 
 

@@ -471,6 +471,20 @@ def test_run_points_to_resume(tmp_path, no_report):
         execute(load(write(tmp_path)), killed[0])
 
 
+def test_a_run_that_was_killed_before_it_began_leaves_an_empty_directory(tmp_path, no_report):
+    """Where only the mark and a half-written scenario lie, ``run`` begins; beside anything else it does not."""
+    folder = tmp_path / "run"
+    folder.mkdir()
+    for name in (".being-written", "scenario.toml.partial"):
+        (folder / name).write_text("half")
+    (folder / "mine").write_text("x")
+    with pytest.raises(RunDirectoryError, match="not empty"):
+        played(tmp_path, QUADRATIC)
+    (folder / "mine").unlink()
+    played(tmp_path, QUADRATIC)
+    assert verify(folder) == []
+
+
 def test_one_process_at_a_time(tmp_path, no_report):
     """While a run is written, neither another run nor a resume gets in; afterwards the lock is gone."""
     tried = []
