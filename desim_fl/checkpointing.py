@@ -115,9 +115,6 @@ def _refusal(built: Built) -> str | None:
     """Say why a run cannot be played again on parameters that are not trained."""
     if built.task is None:
         return "nothing is trained: it is played again from the start"
-    for part in (built.world.strategy, built.world.selector):
-        if part.reads_outcomes:
-            return f"{type(part).__name__} reads trained values, so that only training again gives the same timeline"
     return None
 
 

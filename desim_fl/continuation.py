@@ -1,7 +1,8 @@
 """What a run must remember besides its timeline, to go on from an instant as if it had never stopped.
 
 Everything that virtual time decides (who is in flight, versions, queues, alarms, accounts) comes back by playing the
-timeline again on ``Null`` parameters, at the speed of ``plan``. What training made does not; it is held here.
+timeline again on ``Null`` parameters, at the speed of ``plan``. What training made does not; it is held here. Where
+the timeline reads trained values, those values, or what a strategy asked for on seeing them, are held too, and told again.
 """
 
 from __future__ import annotations
@@ -11,15 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from desim_fl.engine import Engine
 from desim_fl.errors import CheckpointError
 from desim_fl.executors.resuming import ResumingExecutor, ahead
+from desim_fl.readings import OTHER_RUN, Decided, Decisions, Read
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from desim_fl.core import Job, Model, Send
     from desim_fl.eventlog import Tail
-
-
-OTHER_RUN = "the checkpoint belongs to another run, or to another version of what plays it"
 
 
 class Carried(NamedTuple):
@@ -36,7 +35,8 @@ class Held(NamedTuple):
 
     ``state`` is the strategy's, ``asked`` the sends that wait for a client (they may start from older versions),
     ``jobs`` the jobs in flight by id; ``caches`` and ``memories`` by client, ``buffers`` by job those of the updates
-    since the last publish; ``ahead`` what the executor trained before it was needed, ``tail`` the rows of the log that are in no segment yet.
+    since the last publish; ``ahead`` what the executor trained before it was needed, ``tail`` the rows of the log that
+    are in no segment yet; ``read`` and ``decided`` what the timeline read of training (:mod:`desim_fl.readings`).
     """
 
     tick: int
@@ -49,6 +49,8 @@ class Held(NamedTuple):
     buffers: dict[int, Any]
     ahead: Any
     tail: Tail
+    read: Read = Read()
+    decided: Decided = Decided()
 
 
 def carried(jobs: Iterable[Job]) -> dict[int, Carried]:
@@ -66,6 +68,9 @@ class ResumableEngine(Engine):
 
     def resume(self, held: Held, watch: Callable[[Engine], None] | None = None) -> str:
         """Play the timeline up to the instant of ``held`` again, on an executor that trains nothing; then go on."""
+        self.readings.tell_again(held.read)
+        if isinstance(self._strategy, Decisions):
+            self._strategy.tell_again(held.decided)
         self._begin()
         while self.why is None and self._env.peek() <= held.tick:
             self._env.step()
@@ -92,6 +97,8 @@ class ResumableEngine(Engine):
             buffers=self._buffers,
             ahead=ahead(self.world.executor),
             tail=self.log.tail(),
+            read=self.readings.kept(),
+            decided=self._strategy.kept() if isinstance(self._strategy, Decisions) else Decided(),
         )
 
     def _take_up(self, held: Held) -> None:
@@ -100,6 +107,9 @@ class ResumableEngine(Engine):
         known = self.model.version == held.model.version and self.flights.keys() == held.jobs.keys()
         if not known or len(desk.asked) != len(held.asked) or not isinstance(executor, ResumingExecutor):
             raise CheckpointError(f"the timeline has other jobs in flight at tick {held.tick}; {OTHER_RUN}")
+        self.readings.replay.end()
+        if isinstance(self._strategy, Decisions):
+            self._strategy.replay.end()
         self.log.take_up(held.tail)
         self.model, self._strategy.state, desk.asked = held.model, held.state, list(held.asked)
         self._view.moved(held.model)

@@ -38,6 +38,7 @@ from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
 from desim_fl.flight import ALARM, END, Due, Flying, fate, whole_trip
 from desim_fl.ledger import Ledger
+from desim_fl.readings import Decisions, Readings
 from desim_fl.ticks import MOST_TICKS, to_ticks
 from desim_fl.usage import Usage
 from desim_fl.view import LiveView
@@ -71,7 +72,8 @@ class Engine:
         self.final_ticks = 0
         self._env = simpy.Environment(initial_time=0)
         self._view = LiveView(world, self.flights)
-        self._strategy = Consultation(world.strategy, self._view)
+        self._strategy = (Decisions if world.strategy.reads_outcomes else Consultation)(world.strategy, self._view)
+        self.readings = Readings()
         self._desk = Desk(world, self._view, self.dispatches, self._depart)
         self._roster = self._desk.roster
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
@@ -211,7 +213,7 @@ class Engine:
         if averaged:
             self._buffers[job.id] = outcome.buffers if finite else None
         if self._hears:
-            self._desk.hear(job.client, loss)
+            self._desk.hear(job.client, self.readings.read(loss))
 
     def _turn_over(self, reply: Reply, client: int, job: int) -> None:
         """Answer a reply that asks for nothing but a publish, at most; what :meth:`_answer` would do, directly."""

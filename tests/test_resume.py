@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import random
 import re
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 import pytest
+from test_expressiveness import Worst
 from test_random_worlds import a_setting, engine_of
 from worlds import FloatExecutor, Plain, Played, ScriptedTrips, selector
 
@@ -22,10 +24,11 @@ from desim_fl import checkpoint, checkpointing, durable, eventlog, report, rundi
 from desim_fl.assignment import Assignment
 from desim_fl.checkpointing import asleep
 from desim_fl.continuation import ResumableEngine
-from desim_fl.core import Alarm, Model, Reply, Send
+from desim_fl.core import Alarm, Model, Reply, Send, Stop
 from desim_fl.engine import Engine
 from desim_fl.errors import CheckpointError, DesimError, RunDirectoryError, ScenarioError, StalledError
 from desim_fl.eventlog import EventLog, MemorySink
+from desim_fl.readings import Read
 from desim_fl.run import execute, resume
 from desim_fl.scenario import load
 from desim_fl.verify import verify
@@ -167,6 +170,94 @@ def test_old_versions_broadcasts_memories_caches_buffers_and_alarms_resume(small
 
     chance = random.Random(1)
     assert sum(check_resumes(make, chance.choice) for _ in range(12)) > 30
+
+
+class Choosy(Plain):
+    """Publishes moves over 0.6 only, turns those under 0.35 away, cancels on a large one, waits longer after a small one."""
+
+    def start(self, view):
+        return 0.0, Reply(alarms=(Alarm("look", 1.0),))
+
+    def arrive(self, state, view, update):
+        move = update.delta
+        if move < 0.35:
+            return state + move, Reply(reject="too small")
+        stops = tuple(Stop(job, "cancel") for job in list(view.flying)[: int(move > 1.3)])
+        return state, Reply(params=view.params + move if move > 0.6 else None, weight=move, stops=stops)
+
+    def alarm(self, state, view, name):
+        busy = {flight.client for flight in view.flying.values()}
+        free = min(client for client in range(view.clients) if client not in busy)
+        sends = (Send(clients=(free,), extra=state),) if state > 0.1 else ()
+        return 0.0, Reply(alarms=(Alarm(name, 1.0 + state),), sends=sends)
+
+
+class Worse(Worst):
+    """The same, where a loss may be missing or no number."""
+
+    def hear(self, state, client, loss):
+        return super().hear(state, client, -1.0 if loss is None else -2.0 if math.isnan(loss) else loss)
+
+
+@pytest.mark.parametrize("batch", [5, 16_384])
+def test_timelines_that_read_trained_values_resume(batch, monkeypatch):
+    """Replies of a strategy and losses heard by a selector are told again; nothing that had arrived is trained again."""
+    monkeypatch.setattr(eventlog, "_BATCH_ROWS", batch)
+    trained = []
+
+    def learn(job):
+        trained.append(job.id)
+        return job.params + (0.37 * (job.client + 1) * (job.nth + 1)) % 1.5
+
+    def make() -> Played:
+        executor, sink, evaluations = FloatExecutor([1] * 6, learn), MemorySink(), []
+        executor.outcome = lambda job, _, plain: plain._replace(
+            loss=None if job.id % 5 == 0 else float("nan") if job.id % 7 == 0 else 1.0 / (1 + job.params * job.client)
+        )
+        world = World(
+            strategy=Choosy(reads_outcomes=True), selector=Worse(), trips=ScriptedTrips([0.5, [0.3, 0.7], 1.1, 0.4, 0.9, 0.2]),
+            executor=executor, assignment=Assignment([1] * 6), sizes=[1] * 6, model=Model(0, 0.0), average=lambda base, _: base,
+            stops=StopRules(max_updates=60), concurrency=3, evaluations=Evaluations(4, None),
+        )  # fmt: skip
+        return Played(Engine(world, EventLog(sink), evaluations.append), sink, "", executor, evaluations)
+
+    whole = make()
+    stored = held_everywhere(whole)
+    kinds = [row[1] for row in whole.sink.tuples()]
+    assert {"publish", "reject", "cancel", "alarm"} <= set(kinds)
+    for place in range(0, len(stored), 3):
+        held, _ = checkpoint.decoded(stored[place])
+        again = make()
+        again.engine = ResumableEngine(asleep(again.engine.world), EventLog(again.sink), again.evaluations.append)
+        trained.clear()
+        again.sha256 = again.engine.resume(held)
+        assert repr(everything(again)) == repr(everything(whole))  # a loss may be NaN
+        assert (
+            len(set(trained))
+            == len(trained)
+            == 60 - sum(1 for row in whole.sink.tuples() if row[1] == "arrive" and row[0] <= held.tick)
+        )
+
+
+@pytest.mark.parametrize("change", ["fewer", "more"])
+def test_readings_that_are_not_of_this_run_are_refused(change):
+    """A checkpoint with a value too many, or too few, belongs to another run."""
+
+    def make() -> Played:
+        executor, sink = FloatExecutor([1] * 3), MemorySink()
+        world = World(
+            strategy=Plain(), selector=Worst(), trips=ScriptedTrips([1.0, 1.5, 2.0]), executor=executor,
+            assignment=Assignment([1] * 3), sizes=[1] * 3, model=Model(0, 0.0), average=lambda base, _: base,
+            stops=StopRules(max_updates=20), concurrency=2,
+        )  # fmt: skip
+        return Played(Engine(world, EventLog(sink)), sink, "", executor, [])
+
+    held, _ = checkpoint.decoded(held_everywhere(make())[8])
+    read = Read(held.read.values + bytes(8), held.read.known + b"\1") if change == "more" else Read()
+    again = make()
+    engine = ResumableEngine(asleep(again.engine.world), EventLog(again.sink))
+    with pytest.raises(CheckpointError, match="belongs to another run"):
+        engine.resume(held._replace(read=read))
 
 
 def test_another_timeline_is_refused():
