@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from desim_fl import datasets, durations, footprint, population, selection, strategies
+import numpy as np
+
+from desim_fl import closed_form, datasets, durations, footprint, population, selection, strategies
 from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment
 from desim_fl.core import Model
@@ -23,7 +25,6 @@ from desim_fl.world import Evaluations, StopRules, World
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from desim_fl.core import Executor, Selector, Strategy
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from desim_fl.population import Population
     from desim_fl.scenario import Scenario
 
-SCALAR_BYTES = 8
+FLOAT_BYTES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +95,10 @@ def _population(scenario: Scenario) -> tuple[Population, NDArray[np.int64] | Non
     clients, data, seed = scenario.clients, scenario.data, scenario.run.seed
     names = tuple(clients.names or ())
     if data.name == "quadratic":
-        sizes = _each(data.examples_per_client, clients.count)
+        sizes = closed_form.each(data.examples_per_client, clients.count)
         return population.sized(sizes, keys=clients.keys, names=names), None, None
+    if data.name == "least_squares":
+        return _rows(scenario, data.examples, shared=data.shared), None, None
     known = datasets.labels(data.name, seed=seed, **_options(data, "validation_share"))
     pool, validation = None, None
     if data.validation_share:
@@ -116,9 +119,20 @@ def _population(scenario: Scenario) -> tuple[Population, NDArray[np.int64] | Non
     return divided, validation, known
 
 
-def _each(value: Any, count: int) -> tuple[Any, ...]:
-    """Repeat one value for every client, or take the list as it is."""
-    return tuple(value) if isinstance(value, (list, tuple)) else (value,) * count
+def _rows(scenario: Scenario, examples: int, *, shared: bool) -> Population:
+    """Deal out rows without labels, or let every client have all of them."""
+    clients = scenario.clients
+    names = tuple(clients.names or ())
+    if shared:
+        return population.sized((examples,) * clients.count, keys=clients.keys, names=names)
+    labels = np.zeros(examples, np.int64)
+    return replace(
+        population.divide(
+            labels, seed=scenario.run.seed, count=clients.count, classes=1, min_samples=clients.min_samples,
+            keys=clients.keys, names=names,
+        ),
+        class_counts=None,
+    )  # fmt: skip
 
 
 # ---- virtual time
@@ -135,8 +149,8 @@ def _job_law(table: Any) -> durations.Law | None:
 
 
 def _model_bytes(scenario: Scenario, shape: Sequence[int], classes: int) -> int:
-    if scenario.model.name == "scalar":
-        return SCALAR_BYTES
+    if scenario.model.name in closed_form.MODELS:
+        return FLOAT_BYTES * closed_form.numbers(scenario, shape, classes)
     return model_facts(scenario.model.name, _model_args(scenario), shape, classes).total_bytes
 
 
@@ -250,24 +264,17 @@ def _expected_jobs(scenario: Scenario) -> int | None:
 
 def _task(scenario: Scenario, people: Population, validation: Any) -> tuple[Task, str | None]:
     """Make what trains; the data's sha256 beside it (``None`` where there is no data set)."""
-    training, data = scenario.training, scenario.data
-    if data.name == "quadratic":
-        from desim_fl.learning.quadratic import QuadraticTask  # noqa: PLC0415
-
-        count = scenario.clients.count
-        quadratic = QuadraticTask(
-            curvature=_each(data.curvature, count),
-            optimum=_each(data.optimum, count),
-            examples=people.sizes,
-            start=getattr(scenario.model, "start", 0.0),
-            batch_size=training.batch_size,
-            optimizer=training.optimizer,
-            momentum=training.momentum,
-            weight_decay=training.weight_decay,
-        )
-        return quadratic, None
+    data = scenario.data
+    if scenario.model.name in closed_form.MODELS:
+        return closed_form.task(scenario, people, validation, _proximal_mu(scenario))
     whole = datasets.load(data.name, seed=scenario.run.seed, **_options(data, "validation_share"))
     return _classification(scenario, people, validation, whole), whole.sha256
+
+
+def _proximal_mu(scenario: Scenario) -> float:
+    """Weight of the proximal term: the strategy's own, or else that of local training."""
+    mu = getattr(scenario.strategy, "mu", None)
+    return (scenario.training.proximal_mu if mu is None else mu) or 0.0
 
 
 def _classification(scenario: Scenario, people: Population, validation: Any, whole: datasets.Dataset) -> Task:
@@ -276,7 +283,7 @@ def _classification(scenario: Scenario, people: Population, validation: Any, who
     from desim_fl.learning.optimizers import OptimizerSettings  # noqa: PLC0415
 
     training = scenario.training
-    settings = OptimizerSettings(training.optimizer, training.momentum, training.weight_decay)
+    settings = OptimizerSettings(training.optimizer, training.momentum, training.weight_decay, _proximal_mu(scenario))
     return ClassificationTask(
         seed=scenario.run.seed,
         keys=people.keys,

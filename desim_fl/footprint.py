@@ -61,6 +61,9 @@ def _population(scenario: Scenario) -> Iterator[Part]:
     yield Part(clients.count * CLIENT, "[clients] count", clients.count)
     if data.name == "quadratic":
         return
+    if data.name == "least_squares":
+        yield Part(data.examples * NUMBER, "[data] examples", data.examples)
+        return
     yield Part((_examples(data) + getattr(data, "test_examples", 0)) * EXAMPLE, "[data] examples", data.examples)
     cells = NUMBER * (4 if clients.partition == "dirichlet" else 1)
     classes = getattr(data, "classes", 10)
@@ -73,6 +76,8 @@ def _data(scenario: Scenario) -> Iterator[Part]:
     if data.name == "blobs":
         rows = data.examples + data.test_examples
         yield Part((rows * FEATURE + data.classes * NUMBER) * data.features, "[data] features", data.features)
+    if data.name == "least_squares":
+        yield Part(data.examples * NUMBER * data.features, "[data] features", data.features)
 
 
 def _examples(data: Any) -> int:

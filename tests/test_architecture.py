@@ -53,6 +53,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "engine": (3, {"simpy"}),
     "report": (3, {"polars", "altair", "jinja2", "vl_convert", "markupsafe"}),
     "footprint": (3, set()),
+    "closed_form": (3, {"numpy"}),
     "build": (4, {"numpy"}),
     "rundir": (4, {"numpy", "polars", "safetensors"}),
     "run": (4, {"polars"}),

@@ -8,7 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from desim_fl.scenario import Scenario, load, schema
+from desim_fl.scenario import LAWS, Scenario, load, schema
+from desim_fl.scenario.server import STRATEGIES
+from desim_fl.scenario.training import MODELS
+from desim_fl.scenario.world import DATA
 
 SCHEMA = schema()
 CHECKER = jsonschema.Draft202012Validator(SCHEMA)
@@ -201,7 +204,9 @@ def tables_of(node):
 def test_every_table_of_the_schema_is_closed_and_described():
     """No table takes unknown keys, and every key says what it is; null is never offered."""
     found = list(tables_of(SCHEMA))
-    assert len(found) == 27  # the file, 3 data, 4 models, 4 strategies, 8 laws, delay_aware, 6 plain sections
+    assert (
+        len(found) >= len(DATA) + len(MODELS) + len(STRATEGIES) + len(LAWS) + 8
+    )  # the file, delay_aware, six sections
     for node in found:
         assert node["additionalProperties"] is False
         assert all(entry.get("description") for entry in node["properties"].values()), node["title"]

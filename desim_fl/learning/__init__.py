@@ -1,5 +1,6 @@
-"""What a client computes: models, local training and evaluation in PyTorch, and a scalar task without it.
+"""What a client computes: models, local training and evaluation in PyTorch, and tasks in closed form without it.
 
-Importing this package imports no torch. ``batches``, ``sizes``, ``facts`` and ``quadratic`` stay free of it, so that
+Importing this package imports no torch. ``batches``, ``sizes``, ``facts`` and the tasks in closed form (``quadratic``,
+``convex``) stay free of it, so that
 ``plan`` knows step counts and sizes without it.
 """

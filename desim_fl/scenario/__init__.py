@@ -20,8 +20,8 @@ from desim_fl.scenario.laws import (
 from desim_fl.scenario.reading import load
 from desim_fl.scenario.schema import schema
 from desim_fl.scenario.server import CustomStrategy, Executor, FedAsync, FedAvg, FedBuff, Run
-from desim_fl.scenario.training import Cnn, CustomModel, DelayAware, Mlp, Scalar, Training
-from desim_fl.scenario.world import Blobs, Clients, FashionMnist, Network, Quadratic
+from desim_fl.scenario.training import Cnn, CustomModel, DelayAware, Linear, Logistic, Mlp, Scalar, Training
+from desim_fl.scenario.world import Blobs, Clients, FashionMnist, LeastSquares, Network, Quadratic
 
 __all__ = [
     "LAWS",
@@ -40,6 +40,9 @@ __all__ = [
     "FedBuff",
     "HalfNormal",
     "LawTable",
+    "LeastSquares",
+    "Linear",
+    "Logistic",
     "Lognormal",
     "Lomax",
     "Mlp",

@@ -12,8 +12,8 @@ from pydantic_core import PydanticCustomError
 from desim_fl.scenario.rules import problems
 from desim_fl.scenario.server import Checkpoint, Executor, FedAvg, FedBuff, Run, Strategy
 from desim_fl.scenario.table import Table
-from desim_fl.scenario.training import Mlp, Model, Training
-from desim_fl.scenario.world import Clients, Data, FashionMnist, Network, Quadratic, data_name
+from desim_fl.scenario.training import BY_DATA, Mlp, Model, Training
+from desim_fl.scenario.world import Clients, Data, FashionMnist, LeastSquares, Network, Quadratic, data_name
 
 
 class Scenario(Table):
@@ -27,7 +27,9 @@ class Scenario(Table):
     clients: Clients = Field(description="Who takes part.")
     network: Network = Field(default=Network(), description="How clients reach the server.")
     model: Model = Field(
-        default=Mlp(), description="What is trained; chosen by name. Absent = mlp, or scalar for quadratic data."
+        default=Mlp(),
+        description="What is trained; chosen by name. Absent = mlp, scalar for quadratic data, or linear "
+        "for least_squares.",
     )
     training: Training = Field(default=Training(), description="What a client does in one job.")
     strategy: Strategy = Field(default=FedBuff(), description="What the server does; chosen by name.")
@@ -55,7 +57,7 @@ class Scenario(Table):
             del document["checkpoint"]
         if isinstance(self.strategy, FedAvg):
             del document["run"]["concurrency"]
-        if isinstance(self.data, Quadratic):
+        if isinstance(self.data, Quadratic) or (isinstance(self.data, LeastSquares) and self.data.shared):
             del document["clients"]["partition"], document["clients"]["min_samples"]
         return document
 
@@ -73,7 +75,7 @@ class Scenario(Table):
 
 def filled(document: Any) -> Any:
     """Return the document with the model's name, where absent, chosen by the data."""
-    if not isinstance(document, dict) or data_name(document.get("data", {})) != "quadratic":
+    if not isinstance(document, dict):
         return document
-    model = document.get("model", {})
-    return {**document, "model": {"name": "scalar", **model}} if isinstance(model, dict) else document
+    name, model = BY_DATA.get(data_name(document.get("data", {})) or ""), document.get("model", {})
+    return {**document, "model": {"name": name, **model}} if name and isinstance(model, dict) else document

@@ -11,8 +11,8 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl.scenario.server import STALENESS_KEYS, Executor, FedAvg, Run, StalenessTable
-from desim_fl.scenario.training import Cnn, Scalar
-from desim_fl.scenario.world import Blobs, Clients, Quadratic
+from desim_fl.scenario.training import BY_DATA, Cnn, Logistic
+from desim_fl.scenario.world import Blobs, Clients, LeastSquares, Quadratic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -63,12 +63,27 @@ def _partition(data: Table, clients: Clients) -> Iterator[Problem]:
                 (("data", "name"),),
             )
         return
+    if isinstance(data, LeastSquares):
+        yield from _rows(data, clients)
     doubts = (("clients", "partition"), ("clients", "alpha"))
     if clients.partition == "dirichlet" and clients.alpha is None:
         yield Problem(("clients", "partition"), 'partition = "dirichlet" needs the key alpha', doubts)
     if clients.partition != "dirichlet" and clients.alpha is not None:
         text = f'alpha must not be given with partition = "{clients.partition}"; it belongs to "dirichlet"'
         yield Problem(("clients", "alpha"), text, doubts)
+
+
+def _rows(data: LeastSquares, clients: Clients) -> Iterator[Problem]:
+    if clients.partition != "iid":
+        text = f'partition = "{clients.partition}" needs labels, and data least_squares has none; use "iid"'
+        yield Problem(("clients", "partition"), text, (("data", "name"),))
+    elif data.shared:
+        for key in clients.given("partition", "min_samples"):
+            text = f"{key} must not be given with shared = true in [data], where every client has all rows"
+            yield Problem(("clients", key), text, (("data", "shared"),))
+    if data.shared and data.client_shift_sd:
+        text = "client_shift_sd must be 0 with shared = true: rows that all clients share have one truth"
+        yield Problem(("data", "client_shift_sd"), text, (("data", "shared"),))
 
 
 def _lengths(clients: Clients) -> Iterator[Problem]:
@@ -100,10 +115,12 @@ def _quadratic_lengths(data: Table, clients: Clients) -> Iterator[Problem]:
 def _model_fits_data(data: Table, model: Table) -> Iterator[Problem]:
     kind, name = getattr(data, "name", ""), getattr(model, "name", "")
     doubts = (("data", "name"), ("model", "name"))
-    if isinstance(model, Scalar) != isinstance(data, Quadratic):
-        text = f'name = "{name}" does not go with data {kind}: "scalar" and data quadratic belong together'
-        yield Problem(("model", "name"), text, doubts)
-    elif isinstance(model, Cnn) and isinstance(data, Blobs):
+    for theirs, mine in BY_DATA.items():
+        if (name == mine) != (kind == theirs):
+            text = f'name = "{name}" does not go with data {kind}: "{mine}" and data {theirs} belong together'
+            yield Problem(("model", "name"), text, doubts)
+            return
+    if isinstance(model, Cnn) and isinstance(data, Blobs):
         yield Problem(("model", "name"), f'name = "cnn" needs images, and data {kind} has none; use "mlp"', doubts)
 
 
@@ -195,6 +212,12 @@ def _plain_descent(data: Table, training: Training) -> Iterator[Problem]:
             )
 
 
+def _closed_form(data: Table, model: Table, training: Training) -> Iterator[Problem]:
+    if (isinstance(data, LeastSquares) or isinstance(model, Logistic)) and training.optimizer != "sgd":
+        text = f'optimizer = "{training.optimizer}" does not go with model {getattr(model, "name", "")}, only "sgd"'
+        yield Problem(("training", "optimizer"), text, (("model", "name"),))
+
+
 def _workers(executor: Executor) -> Iterator[Problem]:
     if executor.name == "inline" and executor.workers is not None and executor.workers > 1:
         text = f"workers = {executor.workers} is refused: the inline executor runs one job at a time"
@@ -260,6 +283,7 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_model_fits_data, ("data", "model")),
     (_training, ("training",)),
     (_plain_descent, ("data", "training")),
+    (_closed_form, ("data", "model", "training")),
     (_delay_aware, ("clients", "training")),
     (_staleness, ("strategy",)),
     (_cohort, ("clients", "strategy")),

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from desim_fl.scenario.document import Scenario
 from desim_fl.scenario.laws import LAWS
 from desim_fl.scenario.server import DEFAULT_STRATEGY, STRATEGIES
-from desim_fl.scenario.training import DEFAULT_MODEL, MODELS
+from desim_fl.scenario.training import BY_DATA, DEFAULT_MODEL, MODELS
 from desim_fl.scenario.world import DATA, DEFAULT_DATA
 
 if TYPE_CHECKING:
@@ -22,10 +22,10 @@ def schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) that scenario files follow; rules between keys are not in it."""
     raw = Scenario.model_json_schema()
     for kinds, default in ((DATA, DEFAULT_DATA), (MODELS, DEFAULT_MODEL), (STRATEGIES, DEFAULT_STRATEGY)):
-        _require(raw, "name", {tag: kind for tag, kind in kinds.items() if tag not in (default, "scalar")})
+        _require(raw, "name", {tag: kind for tag, kind in kinds.items() if tag not in (default, *BY_DATA.values())})
     _require(raw, "law", LAWS)
     model = raw["properties"]["model"]
-    model["anyOf"] = model.pop("oneOf")  # without a name it is mlp or scalar, as the data decides
+    model["anyOf"] = model.pop("oneOf")  # without a name it is mlp, scalar or linear, as the data decides
     for section in raw["properties"].values():
         if "default" in section and not isinstance(section["default"], str):
             del section["default"]

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from desim_fl.scenario.table import Count, CustomName, Number, Positive, Share, Table
+from desim_fl.scenario.table import Amount, Count, CustomName, Number, Positive, Share, Table
 
 DEFAULT_MODEL = "mlp"
 CUSTOM = ":"  # the tag of "pkg.mod:attr" names; no built-in name holds a colon
@@ -40,6 +40,24 @@ class Scalar(Table):
     start: Number = Field(default=0.0, description="Its value in version 0.")
 
 
+class Linear(Table):
+    """One number a feature, in double precision, for least-squares data."""
+
+    name: Literal["linear"] = Field(
+        default="linear", description="One number a feature, in double precision; goes with least_squares data."
+    )
+    start: Number = Field(default=0.0, description="Value of every entry in version 0.")
+
+
+class Logistic(Table):
+    """Multinomial logistic regression in double precision, with its gradient in closed form: no torch, start at 0."""
+
+    name: Literal["logistic"] = Field(
+        default="logistic", description="Multinomial logistic regression in double precision, without torch."
+    )
+    l2: Amount = Field(default=0.0, description="Weight of the penalty l2 / 2 ||x||^2, biases included.")
+
+
 class CustomModel(Table):
     """Anyone's own ``torch.nn.Module``; the factory is imported when the run is built, not here."""
 
@@ -51,10 +69,20 @@ Model = Annotated[
     Annotated[Mlp, Tag("mlp")]
     | Annotated[Cnn, Tag("cnn")]
     | Annotated[Scalar, Tag("scalar")]
+    | Annotated[Linear, Tag("linear")]
+    | Annotated[Logistic, Tag("logistic")]
     | Annotated[CustomModel, Tag(CUSTOM)],
     Discriminator(lambda value: tag_of(value, DEFAULT_MODEL)),
 ]
-MODELS: dict[str, type[Table]] = {"mlp": Mlp, "cnn": Cnn, "scalar": Scalar, CUSTOM: CustomModel}
+MODELS: dict[str, type[Table]] = {
+    "mlp": Mlp,
+    "cnn": Cnn,
+    "scalar": Scalar,
+    "linear": Linear,
+    "logistic": Logistic,
+    CUSTOM: CustomModel,
+}
+BY_DATA = {"quadratic": "scalar", "least_squares": "linear"}  # models that belong to one kind of data, and stand for it
 
 
 def tag_of(value: Any, default: str) -> str | None:
@@ -90,6 +118,11 @@ class Training(Table):
     lr: Positive = Field(default=0.05, description="Learning rate; not beside delay_aware.")
     momentum: Annotated[Share, Field(lt=1)] = Field(default=0.0, description="Momentum of sgd.")
     weight_decay: Annotated[float, Field(ge=0, le=1e9)] = Field(default=0.0, description="L2 weight decay.")
+    proximal_mu: Annotated[float, Field(ge=0, le=1e9)] | None = Field(
+        default=None,
+        description="Weight mu of a proximal term mu / 2 ||x - x_b||^2 in every client's loss, x_b being the model that a "
+        "job starts from; absent = none.",
+    )
     buffers: Literal["average", "local"] = Field(
         default="average",
         description="Float statistics such as BatchNorm's: averaged at the server, or kept by each client.",

@@ -72,17 +72,43 @@ class Quadratic(Table):
     )
 
 
+class LeastSquares(Table):
+    """Made data for theory: b = A x* + noise, A uniform in (0, 1) over sqrt(features) (Mishchenko et al., NeurIPS 2022)."""
+
+    name: Literal["least_squares"] = Field(
+        default="least_squares", description="A quadratic in many dimensions: 1 / (2 examples) ||A x - b||^2."
+    )
+    examples: Made = Field(default=10_000, description="Rows of A.")
+    features: Made = Field(default=400, description="Columns of A: the number of parameters.")
+    noise_sd: Amount = Field(default=1e-5, description="Standard deviation of the noise in b.")
+    gradient_noise_sd: Amount = Field(
+        default=0.0, description="Standard deviation of noise added to every entry of every gradient."
+    )
+    shared: bool = Field(
+        default=False, description="Every client draws its batches from all rows, instead of from a part of its own."
+    )
+    client_shift_sd: Amount = Field(
+        default=0.0, description="Standard deviation of each client's own truth around the common x*."
+    )
+
+
 def data_name(value: Any) -> str | None:
     """Return which kind of data a table (or a part read before) is; ``None`` if it does not say so properly."""
     name = value.get("name", DEFAULT_DATA) if isinstance(value, dict) else getattr(value, "name", None)
     return name if isinstance(name, str) else None
 
 
-DATA: dict[str, type[Table]] = {"fashion_mnist_6k": FashionMnist, "blobs": Blobs, "quadratic": Quadratic}
+DATA: dict[str, type[Table]] = {
+    "fashion_mnist_6k": FashionMnist,
+    "blobs": Blobs,
+    "quadratic": Quadratic,
+    "least_squares": LeastSquares,
+}
 Data = Annotated[
     Annotated[FashionMnist, Tag("fashion_mnist_6k")]
     | Annotated[Blobs, Tag("blobs")]
-    | Annotated[Quadratic, Tag("quadratic")],
+    | Annotated[Quadratic, Tag("quadratic")]
+    | Annotated[LeastSquares, Tag("least_squares")],
     Discriminator(data_name),
 ]
 
