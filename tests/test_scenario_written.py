@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from desim_fl.scenario import LAWS, Scenario, load, schema
-from desim_fl.scenario.server import STRATEGIES
+from desim_fl.scenario.strategies import STRATEGIES
 from desim_fl.scenario.training import MODELS
 from desim_fl.scenario.world import DATA
 

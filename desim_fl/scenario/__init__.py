@@ -4,6 +4,7 @@
 attributes, and writes itself out again in full; ``schema`` is the JSON Schema for editors.
 """
 
+from desim_fl.scenario.asynchronous import FedAsync, FedBuff
 from desim_fl.scenario.document import Scenario
 from desim_fl.scenario.laws import (
     LAWS,
@@ -19,7 +20,9 @@ from desim_fl.scenario.laws import (
 )
 from desim_fl.scenario.reading import load
 from desim_fl.scenario.schema import schema
-from desim_fl.scenario.server import CustomStrategy, Executor, FedAsync, FedAvg, FedBuff, Run
+from desim_fl.scenario.server import Executor, Run
+from desim_fl.scenario.strategies import CustomStrategy
+from desim_fl.scenario.synchronous import FedAvg
 from desim_fl.scenario.training import Cnn, CustomModel, DelayAware, Linear, Logistic, Mlp, Scalar, Training
 from desim_fl.scenario.world import Blobs, Clients, FashionMnist, LeastSquares, Network, Quadratic
 

@@ -9,8 +9,10 @@ from typing import Any
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from desim_fl.scenario.asynchronous import FedBuff
 from desim_fl.scenario.rules import problems
-from desim_fl.scenario.server import Checkpoint, Executor, FedAvg, FedBuff, Run, Strategy
+from desim_fl.scenario.server import Checkpoint, Executor, Run
+from desim_fl.scenario.strategies import Strategy
 from desim_fl.scenario.table import Table
 from desim_fl.scenario.training import BY_DATA, Mlp, Model, Training
 from desim_fl.scenario.world import Clients, Data, FashionMnist, LeastSquares, Network, Quadratic, data_name
@@ -55,8 +57,8 @@ class Scenario(Table):
         document = self.entries()
         if not document["checkpoint"]:
             del document["checkpoint"]
-        if isinstance(self.strategy, FedAvg):
-            del document["run"]["concurrency"]
+        for key in self.strategy.settles():
+            del document["run"][key]
         if isinstance(self.data, Quadratic) or (isinstance(self.data, LeastSquares) and self.data.shared):
             del document["clients"]["partition"], document["clients"]["min_samples"]
         return document

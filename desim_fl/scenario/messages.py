@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from desim_fl.scenario.laws import LAWS
 from desim_fl.scenario.rules import Loc, Problem, bare, key_of, quoted
-from desim_fl.scenario.server import DEFAULT_STRATEGY, STRATEGIES, Checkpoint, Executor, Run
+from desim_fl.scenario.server import Checkpoint, Executor, Run
+from desim_fl.scenario.strategies import DEFAULT_STRATEGY, STRATEGIES
 from desim_fl.scenario.training import CUSTOM, DEFAULT_MODEL, MODELS, DelayAware, Training, tag_of
 from desim_fl.scenario.world import DATA, DEFAULT_DATA, Clients, Network
 

@@ -17,7 +17,7 @@ from desim_fl.scenario.document import Scenario, filled
 from desim_fl.scenario.laws import LAWS
 from desim_fl.scenario.overrides import apply
 from desim_fl.scenario.places import MAX_DEPTH, Places, lines
-from desim_fl.scenario.server import Strategy
+from desim_fl.scenario.strategies import Strategy
 from desim_fl.scenario.training import Model
 from desim_fl.scenario.world import Data
 

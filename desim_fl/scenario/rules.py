@@ -10,13 +10,15 @@ import math
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from desim_fl.scenario.server import STALENESS_KEYS, Executor, FedAvg, Run, StalenessTable
+from desim_fl.scenario.method import STALENESS_KEYS, MethodTable, StalenessTable
+from desim_fl.scenario.synchronous import FedAvg
 from desim_fl.scenario.training import BY_DATA, Cnn, Logistic
 from desim_fl.scenario.world import Blobs, Clients, LeastSquares, Quadratic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from desim_fl.scenario.server import Executor, Run
     from desim_fl.scenario.table import Table
     from desim_fl.scenario.training import Training
 
@@ -173,10 +175,11 @@ def _cohort(clients: Clients, strategy: Table) -> Iterator[Problem]:
         yield Problem(("strategy", "over_selection"), text, doubts)
 
 
-def _concurrency(strategy: Table, run: Run) -> Iterator[Problem]:
-    if isinstance(strategy, FedAvg) and run.given("concurrency"):
-        text = "concurrency must not be given with strategy fedavg; it follows from clients_per_round"
-        yield Problem(("run", "concurrency"), text, (("strategy", "name"),))
+def _settled(strategy: MethodTable, run: Run) -> Iterator[Problem]:
+    reasons = strategy.settles()
+    for key in run.given(*reasons):
+        text = f"{key} must not be given with strategy {getattr(strategy, 'name', '')}; {reasons[key]}"
+        yield Problem(("run", key), text, (("strategy", "name"),))
 
 
 def _order(clients: Clients, run: Run) -> Iterator[Problem]:
@@ -287,7 +290,7 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_delay_aware, ("clients", "training")),
     (_staleness, ("strategy",)),
     (_cohort, ("clients", "strategy")),
-    (_concurrency, ("strategy", "run")),
+    (_settled, ("strategy", "run")),
     (_order, ("clients", "run")),
     (_stop_rule, ("run",)),
     (_workers, ("executor",)),

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from desim_fl.scenario.document import Scenario
 from desim_fl.scenario.laws import LAWS
-from desim_fl.scenario.server import DEFAULT_STRATEGY, STRATEGIES
+from desim_fl.scenario.strategies import DEFAULT_STRATEGY, STRATEGIES
 from desim_fl.scenario.training import BY_DATA, DEFAULT_MODEL, MODELS
 from desim_fl.scenario.world import DATA, DEFAULT_DATA
 

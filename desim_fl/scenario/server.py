@@ -1,120 +1,18 @@
-"""Tables about the server: its strategy, how the run goes and ends, and where training takes place."""
+"""Tables about the server: how the run goes and ends, and where training takes place."""
 
 from __future__ import annotations
 
-import math
-from decimal import Decimal
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
-from desim_fl.scenario.table import CLIENT_MAX, Amount, Count, CustomName, Positive, Share, Table, Whole
-from desim_fl.scenario.training import CUSTOM, Args, tag_of
+from desim_fl.scenario.table import CLIENT_MAX, Count, Positive, Table
 
-DEFAULT_STRATEGY = "fedbuff"
 SEED_MAX = 2**64 - 1
 ADDRESS = r"^(auto|(ray://)?[^\s/:]+:[0-9]{1,5}|(ray://)?\[[0-9a-fA-F:.]+\]:[0-9]{1,5})$"  # of a Ray cluster
 
 Cohort = Annotated[int, Field(ge=1, le=CLIENT_MAX)]
 
-
-class StalenessTable(Table):
-    """What the asynchronous strategies share: how much an update weighs that started from an old version."""
-
-    staleness: Literal["polynomial", "constant", "hinge"] = Field(
-        default="polynomial",
-        description="Weight of staleness s: (1+s)^-power, 1, or 1 up to b and 1/(a(s-b)+1) beyond.",
-    )
-    staleness_power: Annotated[float, Field(ge=0, le=30)] = Field(default=0.5, description="Power of polynomial.")
-    hinge_a: Amount = Field(default=10.0, description="Slope a of hinge.")
-    hinge_b: Amount = Field(default=4.0, description="Bend b of hinge: no loss of weight up to here.")
-    staleness_offset: Annotated[int, Field(ge=0, le=1)] = Field(
-        default=0, description="Added to the staleness before it is weighed: 0, or 1 as some papers count."
-    )
-    max_staleness: Whole | None = Field(default=None, description="Turn older updates away; absent = no bound.")
-
-    def idle(self) -> frozenset[str]:
-        """Return the parameters of the staleness functions that are not chosen."""
-        return frozenset(key for key, owner in STALENESS_KEYS.items() if owner != self.staleness)
-
-
-STALENESS_KEYS = {"staleness_power": "polynomial", "hinge_a": "hinge", "hinge_b": "hinge"}
-
-
-class FedAsync(StalenessTable):
-    """Every arrival is mixed into the model at once (Xie et al., arXiv 1903.03934)."""
-
-    name: Literal["fedasync"] = Field(default="fedasync", description="Mix every arrival in at once.")
-    alpha: Annotated[float, Field(gt=0, le=1)] = Field(default=0.6, description="Mixing rate of a fresh update.")
-    mixing: Literal["model", "delta"] = Field(
-        default="model", description="Mix with the client's model, or add its change to the current model."
-    )
-
-
-class FedBuff(StalenessTable):
-    """Arrivals are collected and applied together (Nguyen et al., AISTATS 2022)."""
-
-    name: Literal["fedbuff"] = Field(
-        default=DEFAULT_STRATEGY, description="Collect buffer_size arrivals, apply them together."
-    )
-    buffer_size: Count = Field(default=10, description="Arrivals that make a new version.")
-    server_lr: Positive = Field(default=1.0, description="Server learning rate.")
-    normalize: Literal["K", "sum_w", "none"] = Field(
-        default="K",
-        description="Divide the weighted sum by the buffer size (as the paper), by the sum of weights, or not.",
-    )
-    flush_at_end: bool = Field(default=False, description="Apply what a stop leaves in the buffer.")
-
-
-class FedAvg(Table):
-    """Rounds: a cohort trains from one version, its sample-weighted mean is the next (McMahan et al., AISTATS 2017)."""
-
-    name: Literal["fedavg"] = Field(default="fedavg", description="Synchronous rounds.")
-    clients_per_round: Cohort = Field(default=10, description="Updates that make a round.")
-    server_lr: Positive = Field(default=1.0, description="Server learning rate.")
-    over_selection: Annotated[float, Field(ge=1, le=1e6)] = Field(
-        default=1.0, description="Send out so many times as many clients as the round needs."
-    )
-    deadline_s: Positive | None = Field(
-        default=None, description="End a round so many seconds after its start; absent = never."
-    )
-    min_fraction: Share = Field(
-        default=0.0, description="A round that ends with fewer than this share of updates is abandoned."
-    )
-    cancel_stragglers: bool = Field(default=False, description="Cancel what still runs at a round's end.")
-
-    @property
-    def cohort(self) -> int:
-        """How many clients a round sends out: ceil(over_selection * clients_per_round), of the numbers as written."""
-        return math.ceil(Decimal(repr(self.over_selection)) * self.clients_per_round)
-
-
-class CustomStrategy(Table):
-    """Anyone's own strategy class; it is imported when the run is built, not here."""
-
-    name: CustomName = Field(description='Where the class stands: "package.module:Strategy".')
-    args: Args = Field(default={}, description="Keyword arguments of the class: TOML values, no dates.")
-
-
-STRATEGIES: dict[str, type[Table]] = {
-    "fedasync": FedAsync,
-    "fedbuff": FedBuff,
-    "fedavg": FedAvg,
-    CUSTOM: CustomStrategy,
-}
-
-
-def _strategy_tag(value: Any) -> str | None:
-    return tag_of(value, DEFAULT_STRATEGY)
-
-
-Strategy = Annotated[
-    Annotated[FedAsync, Tag("fedasync")]
-    | Annotated[FedBuff, Tag("fedbuff")]
-    | Annotated[FedAvg, Tag("fedavg")]
-    | Annotated[CustomStrategy, Tag(CUSTOM)],
-    Discriminator(_strategy_tag),
-]
 
 ClientId = Annotated[int, Field(ge=0, lt=CLIENT_MAX)]
 
