@@ -34,6 +34,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "laws": (2, set()),
     "durations": (2, {"numpy"}),
     "network": (2, {"numpy"}),
+    "sharing": (2, set()),
     "timing": (2, {"numpy"}),
     "population": (2, {"numpy"}),
     "selection": (2, {"numpy"}),
