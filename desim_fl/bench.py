@@ -223,7 +223,7 @@ def _vmap(model: str) -> Executing:
     task = _task(model)
     side = Executing(VmapExecutor(task, VMAP_WIDTH, cores()), task)
     if side.executor.batched is not None:
-        side.work(4 * VMAP_WIDTH)  # so many come before its steps are recorded
+        side.work(4 * VMAP_WIDTH * cores())  # so many come before its steps are recorded
     return side
 
 
@@ -238,7 +238,7 @@ def sides(*, ray: bool = False) -> dict[str, Callable[[str], Any]]:
         f"desim-fl threads, {number}": _threads,
         f"desim-fl pool, {number} workers": _pool,
         **on_ray,
-        f"desim-fl vmap, {number} lanes": _vmap,
+        f"desim-fl vmap, {number} processes": _vmap,
     }
 
 

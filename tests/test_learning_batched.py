@@ -145,11 +145,11 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def batched(task, lanes: int = 1) -> Batched:
+def batched(task) -> Batched:
     """The task's batched trainer, with the traits that the trial finds."""
     traits = trial.examine(task).traits
     assert traits is not None
-    return Batched(task, traits, lanes)
+    return Batched(task, traits)
 
 
 def jobs_of(task, count: int = 6, lr: float = 0.05, **work):
@@ -320,7 +320,7 @@ _PREPARED: dict[tuple[str, str], tuple] = {}
 def _prepared(kind, name):
     if (kind, name) not in _PREPARED:
         task = TASKS[kind](optimizer=SETTINGS[name])
-        _PREPARED[kind, name] = (task, batched(task, 2))
+        _PREPARED[kind, name] = (task, batched(task))
     return _PREPARED[kind, name]
 
 
@@ -367,21 +367,18 @@ def test_one_job_alone_and_jobs_without_steps():
     assert trainer.train([]) == []
 
 
-def test_lanes_and_records_change_no_bit(monkeypatch):
-    """One, two or three threads, before and after shapes were recorded: the bits of 20 jobs are the same."""
+def test_records_change_no_bit(monkeypatch):
+    """Before and after shapes were recorded: the bits of 20 jobs, which are three hands, are the same."""
     monkeypatch.setattr(kernel, "_OFTEN", 12)
     for kind in ("mlp", "norm"):
         task = TASKS[kind](optimizer=SETTINGS["momentum+decay"])
         jobs = jobs_of(task, 20)
         assert len(jobs) > 2 * HAND
-        first = batched(task).train(jobs)
-        for lanes in (1, 2, 3):
-            trainer = batched(task, lanes)
-            for _ in range(4):
-                again = trainer.train(jobs)
-                assert all(map(same_bits, first, again))
-            assert trainer.records.made > 0
-            trainer.close()
+        trainer = batched(task)
+        first = trainer.train(jobs)
+        for _ in range(4):
+            assert all(map(same_bits, first, trainer.train(jobs)))
+        assert trainer.records.made > 0
 
 
 def test_a_record_that_gives_other_bits_is_not_used(monkeypatch):

@@ -19,6 +19,7 @@ from desim_fl.executors.choice import Wish, choose
 from desim_fl.executors.inline import InlineExecutor
 from desim_fl.executors.reuse import ReuseExecutor
 from desim_fl.executors.store import Store
+from desim_fl.executors.tickets import WorkerError
 from desim_fl.executors.vmap import VmapExecutor
 from desim_fl.learning.identity import Identity
 from desim_fl.learning.quadratic import QuadraticTask
@@ -136,10 +137,10 @@ def test_single_jobs_and_jobs_without_steps_are_inline_ones():
 
 
 def test_groups_do_not_depend_on_how_long_training_takes(monkeypatch):
-    """Slow and fast groups, one or three lanes: the same groups and the same bits."""
+    """Slow and fast groups: the same groups and the same bits."""
     draw, ends = random.Random(0), []
-    for lanes in (1, 3):
-        executor = Watched(blob_task(NormNet), width=20, lanes=lanes)
+    for _ in range(2):
+        executor = Watched(blob_task(NormNet), width=20)
         really = executor._really
         monkeypatch.setattr(executor, "_really", lambda jobs, r=really: (time.sleep(draw.random() / 20), r(jobs))[1])
         jobs = [job for job, _ in jobs_of(executor.task, 24)]
@@ -147,8 +148,8 @@ def test_groups_do_not_depend_on_how_long_training_takes(monkeypatch):
         for job in jobs:
             executor.submit(job, -job.id)
         ends.append((executor, [executor.collect(job, job.work.steps or 0) for job in jobs]))
-    (one, first), (three, second) = ends
-    assert one.together == three.together == [[0, *range(23, 4, -1)], [1, 4, 3, 2]]
+    (one, first), (other, second) = ends
+    assert one.together == other.together == [[0, *range(23, 4, -1)], [1, 4, 3, 2]]
     assert all(map(same_bits, first, second))
 
 
@@ -205,6 +206,21 @@ def test_too_little_memory_is_an_error_that_names_the_way_out(monkeypatch):
     with pytest.raises(
         JobError, match=r"job 1 .*executor vmap\): no memory to train 2 jobs at once; executor.width = 1"
     ):
+        executor.collect(jobs[1], 3)
+
+
+def test_a_process_that_dies_twice_under_a_group_is_an_error_that_names_the_job_needed(monkeypatch):
+    """What ended two processes is not tried in this one."""
+    executor = Watched(blob_task(smooth))
+    jobs = submitted(executor, (0, 1), (1, 2))
+
+    def dead(jobs):
+        raise JobError(0, 0, 0, "pool, worker 3", "") from WorkerError(
+            "the worker died (killed by signal 9), 2 times\nx"
+        )
+
+    monkeypatch.setattr(executor.batched, "train", dead)
+    with pytest.raises(JobError, match=r"job 1 .*executor vmap\): training 2 jobs at once: the worker died .*2 times$"):
         executor.collect(jobs[1], 3)
 
 

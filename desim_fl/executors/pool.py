@@ -192,10 +192,14 @@ class PoolExecutor:
 
     def _assembled(self, params: Any, buffers: Any) -> Workers:
         """Make the shelf, with places for a version like this one, and the workers that see it."""
-        size = needed(packed((params, buffers)).sizes)
+        size = self._place_bytes(params, buffers)
         if size >= _WORTH_SHARING:
             self._shelf = Shelf.fitting(2 * size)  # an outcome may hold a client's own buffers beside the model's
         return self._new_crew(self._shelf)
+
+    def _place_bytes(self, params: Any, buffers: Any) -> int:
+        """Bytes of a version's arrays."""
+        return needed(packed((params, buffers)).sizes)
 
     def _new_crew(self, shelf: Shelf | None) -> Workers:
         return Crew(self.task, self.workers, shelf)

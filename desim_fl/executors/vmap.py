@@ -3,12 +3,13 @@
 Results agree with the inline executor's within a tolerance, not bit for bit, and so depend on which jobs shared a
 group. That follows from the timeline alone: a group is the job that is needed and the ``width - 1`` others, in order of
 (due, id), that were submitted, not released and not trained at that instant of virtual time. A second run gives the
-same bits, whatever the machine does meanwhile, and with any number of lanes.
+same bits, whatever the machine does meanwhile, and in any number of processes.
 """
 
 from __future__ import annotations
 
 import heapq
+import multiprocessing
 from time import perf_counter  # provenance only: real seconds never enter virtual time
 from typing import TYPE_CHECKING, Any
 
@@ -17,12 +18,13 @@ from desim_fl.executors.inline import InlineExecutor, Wall, checked
 
 if TYPE_CHECKING:
     from desim_fl.core import Job, Model, Outcome, Promise
+    from desim_fl.executors.lanes import Lanes
     from desim_fl.learning.batched import Batched
     from desim_fl.learning.task import Task
 
 
 class VmapExecutor:
-    """Trains groups of at most ``width`` jobs, in up to ``lanes`` threads of this process.
+    """Trains groups of at most ``width`` jobs, in this process or in up to ``lanes`` others.
 
     ``batched`` is ``None`` where the model or the task cannot be batched; then, as for single jobs, everything is
     trained one by one, exactly as inline, and ``reason`` says why. ``groups`` are the sizes of the groups so far.
@@ -89,12 +91,17 @@ class VmapExecutor:
 
     def _tried(self, job: Job, group: list[Job]) -> bool:
         """Train a group at once; ``False`` where that fails, and then nothing has changed."""
+        from desim_fl.learning.batched import out_of_memory  # noqa: PLC0415  (a task without torch needs none)
+
         assert self.batched is not None
         begin = perf_counter()
         try:
             outcomes = self.batched.train([(member, member.work.steps or 0) for member in group])
+        except JobError as error:  # a lane died, which must not happen to this process too
+            why = f"training {len(group)} jobs at once: {str(error.__cause__).splitlines()[0]}"
+            raise JobError(job.id, job.client, job.version, self.name, why) from error
         except Exception as error:
-            if _out_of_memory(error):
+            if getattr(error, "memory", False) or out_of_memory(error):
                 why = f"no memory to train {len(group)} jobs at once; executor.width = {max(1, len(group) // 2)} needs less"
                 raise JobError(job.id, job.client, job.version, self.name, why) from error
             return False  # one of them is at fault, and is named when it is needed
@@ -126,11 +133,12 @@ class VmapExecutor:
         self._trained.update(trained)
 
     def evaluate(self, model: Model) -> Promise:
-        """Score a version now, as inline."""
-        return self._single.evaluate(model)
+        """Score a version beside training where there are lanes, else now."""
+        beside = getattr(self.batched, "evaluate", self._single.evaluate)
+        return beside(model)
 
     def close(self) -> None:
-        """Forget everything, and end the threads."""
+        """Forget everything, and end the lanes."""
         for known in (self._waiting, self._alone, self._trained):
             known.clear()
         self._single.close()
@@ -138,25 +146,21 @@ class VmapExecutor:
             self.batched.close()
 
 
-def _batched(task: Any, width: int, lanes: int) -> tuple[Batched | None, str]:
+def _batched(task: Any, width: int, lanes: int) -> tuple[Batched | Lanes | None, str]:
     """Find out how to batch the task's jobs; says what came of it."""
     if width == 1:
         return None, "trained one by one: width = 1"
     if not hasattr(task, "module"):
         return None, "trained one by one: the task has no network"
-    from desim_fl.learning.batched import HAND, Batched  # noqa: PLC0415  (a task without torch needs none)
+    from desim_fl.executors.lanes import Lanes  # noqa: PLC0415  (a task without torch needs none)
+    from desim_fl.learning.batched import HAND, Batched  # noqa: PLC0415
     from desim_fl.learning.trial import examine  # noqa: PLC0415
 
     verdict = examine(task)
     if verdict.traits is None:
         return None, f"trained one by one: {verdict.why}"
-    told = f", {verdict.why}" if verdict.why else ""
-    useful = -(-width // HAND) if task.device.type == "cpu" else 1
-    return Batched(task, verdict.traits, min(lanes, useful)), f"up to {width} jobs at once{told}"
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """Whether a group was too large for this machine, which must not decide how it is trained."""
-    import torch  # noqa: PLC0415
-
-    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)
+    told = f"up to {width} jobs at once" + (f", {verdict.why}" if verdict.why else "")
+    useful = min(lanes, -(-width // HAND)) if task.device.type == "cpu" else 1
+    if useful > 1 and not multiprocessing.current_process().daemon:  # a worker itself may not start others
+        return Lanes(task, verdict.traits, useful), f"{told}, in {useful} processes"
+    return Batched(task, verdict.traits), told

@@ -2,16 +2,15 @@
 
 A batched result agrees with that of the job alone to rounding: about 1e-6 of how far the job moved (Euclidean norm).
 Where a unit of a ReLU or of a maximum stands at its kink, rounding decides which side counts, and a tensor may differ
-by 1e-3 of its move; no tensor of the trial's jobs may differ by more than ``TOLERANCE`` of it. A result's bits depend on which jobs were trained together, in which order, and on nothing else: jobs are
-dealt into hands of at most ``HAND``, a hand is computed by one lane (a thread with a module of its own), and how many
-lanes there are changes real time only.
+by 1e-3 of its move; no tensor of the trial's jobs may differ by more than ``TOLERANCE`` of it. A result's bits depend
+on which jobs were trained together, in which order, and on nothing else: jobs are dealt into hands of at most ``HAND``,
+and where a hand is computed changes real time only.
 """
 
 from __future__ import annotations
 
 import copy
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
     from desim_fl.core import Job, Outcome
     from desim_fl.learning.classification import ClassificationTask
-    from desim_fl.learning.optimizers import OptimizerSettings
     from desim_fl.learning.samples import Samples
     from desim_fl.learning.vectors import Buffers, ModuleState
 
@@ -101,59 +99,19 @@ class Hand:
         return found
 
 
-class Lane:
-    """Trains one hand after the other, with a module of its own."""
-
-    def __init__(self, kernel: Kernel, records: Records, settings: OptimizerSettings) -> None:
-        self.kernel, self._records, self._settings = kernel, records, settings
-
-    def train(self, hand: Hand) -> None:
-        """Do all steps of a hand; its stack then holds the ends."""
-        optimizer, targets = BATCHED[self._settings.name](self._settings), list(hand.stack.parameters.values())
-        correction = hand.stack.correction(self._settings.proximal_mu)
-        for number, step in enumerate(hand.plan.steps):
-            active = [value[: step.active] for value in targets]
-            gradients: Any = self._gradients(hand, number, step.calls, active)
-            if correction is not None:
-                gradients = correction.first(step.active)(gradients, active)
-            each = None if step.rate is not None else hand.rates[number, : step.active]
-            optimizer.step(active, gradients, Rate(step.rate, each))
-
-    def _gradients(self, hand: Hand, number: int, calls: Sequence[Call], active: Sequence[Tensor]) -> Sequence[Tensor]:
-        """Return the gradients of all active jobs, from one call or from several that share them out."""
-        if calls[0].rows is None:
-            return self._called(hand, number, calls[0])
-        whole = [torch.empty_like(value) for value in active]
-        for call in calls:
-            for value, part in zip(whole, self._called(hand, number, call), strict=True):
-                value[hand.rows(call)] = part
-        return whole
-
-    def _called(self, hand: Hand, number: int, call: Call) -> Sequence[Tensor]:
-        """Make one call; its states and losses go to the hand."""
-        how = self._records.found((call.jobs, call.size), self.kernel)
-        result = self.kernel.run(how, call.size, hand.flat(call))
-        split, rows = len(hand.stack.parameters), hand.rows(call)
-        hand.stack.keep(rows, result[split:-1])
-        hand.losses[number, rows] = result[-1]
-        return result[:split]
-
-
 class Batched:
-    """Trains jobs of a task together, in up to ``lanes`` threads; :mod:`trial` finds the model's traits.
+    """Trains jobs of a task together; :mod:`trial` finds the model's traits.
 
     The module of the task itself is never touched. Raises what torch raises where the jobs cannot be batched.
     """
 
-    def __init__(self, task: ClassificationTask, traits: Traits, lanes: int = 1) -> None:
+    def __init__(self, task: ClassificationTask, traits: Traits) -> None:
         self.task, self.traits, self.records = task, traits, Records()
         state = task.state
         names = [name for name in state.names if name not in traits.unused]
         beside = [name for name in state.names if name in traits.unused] + [site.name for site in state.sites]
         beside += [*state.frozen, *(site.name for site, _ in state.scratch)]
-        kernels = [Kernel(copy.deepcopy(task.module), names, beside) for _ in range(lanes)]
-        self._lanes = [Lane(kernel, self.records, task.optimizer) for kernel in kernels]
-        self._threads: ThreadPoolExecutor | None = None
+        self.kernel = Kernel(copy.deepcopy(task.module), names, beside)
 
     def member(self, job: Job, steps: int) -> Member:
         """Work out what a job trains on; raises what the task raises for a job that it cannot train."""
@@ -174,15 +132,12 @@ class Batched:
     def trained(self, members: Sequence[Member]) -> list[Ended]:
         """Train members, and return their ends in the same order."""
         task = self.task
-        most = HAND if task.device.type == "cpu" else len(members)
-        dealing = dealt([len(member.course.batches) for member in members], max(1, most))
+        ends: dict[int, Ended] = {}
         with randomness.pinned(task.threads), randomness.repeatable(task.device):
-            hands = [Hand(task.state, self.traits, task.training, [members[n] for n in numbers]) for numbers in dealing]
-            for hand in hands:
+            for numbers in hands_of(task, [len(member.course.batches) for member in members]):
+                hand = Hand(task.state, self.traits, task.training, [members[number] for number in numbers])
                 self._record(hand)
-            self._play(hands)
-            ends: dict[int, Ended] = {}
-            for numbers, hand in zip(dealing, hands, strict=True):
+                self._play(hand)
                 ends.update(zip(numbers, hand.ended(), strict=True))
         return [ends[number] for number in range(len(members))]
 
@@ -192,29 +147,49 @@ class Batched:
         first = {(call.jobs, call.size): call for call in reversed(calls)}
         for shape, uses in Counter((call.jobs, call.size) for call in calls).items():
             if self.records.wanted(shape, uses):
-                self.records.record(shape, self._lanes[0].kernel, hand.flat(first[shape]))
+                self.records.record(shape, self.kernel, hand.flat(first[shape]))
 
-    def _play(self, hands: Sequence[Hand]) -> None:
-        """Let the lanes train the hands, side by side."""
-        shares = [(lane, hands[place :: len(self._lanes)]) for place, lane in enumerate(self._lanes[: len(hands)])]
-        if len(shares) <= 1:
-            for lane, share in shares:
-                self._work(lane, share)
-            return
-        if self._threads is None:
-            self._threads = ThreadPoolExecutor(len(self._lanes), "desim-fl lane")
-        futures = [self._threads.submit(self._work, lane, share) for lane, share in shares]
-        wait(futures)  # all of them, before the first failure is told: nothing goes on behind the caller's back
-        for future in futures:
-            future.result()
+    def _play(self, hand: Hand) -> None:
+        """Do all steps of a hand; its stack then holds the ends."""
+        optimizer = BATCHED[self.task.optimizer.name](self.task.optimizer)
+        targets = list(hand.stack.parameters.values())
+        correction = hand.stack.correction(self.task.optimizer.proximal_mu)
+        for number, step in enumerate(hand.plan.steps):
+            active = [value[: step.active] for value in targets]
+            gradients: Any = self._gradients(hand, number, step.calls, active)
+            if correction is not None:
+                gradients = correction.first(step.active)(gradients, active)
+            each = None if step.rate is not None else hand.rates[number, : step.active]
+            optimizer.step(active, gradients, Rate(step.rate, each))
 
-    def _work(self, lane: Lane, hands: Sequence[Hand]) -> None:
-        torch.set_num_threads(self.task.threads)  # each thread has its own number; the caller restores the process's
-        for hand in hands:
-            lane.train(hand)
+    def _gradients(self, hand: Hand, number: int, calls: Sequence[Call], active: Sequence[Tensor]) -> Sequence[Tensor]:
+        """Return the gradients of all active jobs, from one call or from several that share them out."""
+        if calls[0].rows is None:
+            return self._called(hand, number, calls[0])
+        whole = [torch.empty_like(value) for value in active]
+        for call in calls:
+            for value, part in zip(whole, self._called(hand, number, call), strict=True):
+                value[hand.rows(call)] = part
+        return whole
+
+    def _called(self, hand: Hand, number: int, call: Call) -> Sequence[Tensor]:
+        """Make one call; its states and losses go to the hand."""
+        how = self.records.found((call.jobs, call.size), self.kernel)
+        result = self.kernel.run(how, call.size, hand.flat(call))
+        split, rows = len(hand.stack.parameters), hand.rows(call)
+        hand.stack.keep(rows, result[split:-1])
+        hand.losses[number, rows] = result[-1]
+        return result[:split]
 
     def close(self) -> None:
-        """End the threads."""
-        if self._threads is not None:
-            self._threads.shutdown()
-        self._threads = None
+        """There is nothing to give back."""
+
+
+def hands_of(task: ClassificationTask, lengths: Sequence[int]) -> list[list[int]]:
+    """Deal jobs of so many steps into hands (by number); on an accelerator one hand holds all."""
+    return dealt(lengths, HAND if task.device.type == "cpu" else max(1, len(lengths)))
+
+
+def out_of_memory(error: Exception) -> bool:
+    """Whether a group was too large for this machine, which must not decide how it is trained."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "not enough memory" in str(error)
