@@ -7,6 +7,7 @@ slows down slows all of them.
 
 from __future__ import annotations
 
+import importlib.util
 import multiprocessing
 import platform
 import statistics
@@ -85,7 +86,7 @@ def bare_jobs(model: str, count: int) -> None:
     """Do ``count`` jobs with the loop that anyone would write: contiguous tensors, ``torch.optim.SGD``, ``backward``."""
     import torch  # noqa: PLC0415
 
-    inputs, labels, module = _bare_parts(model)
+    inputs, labels, module = bare_parts(model)
     for job in range(count):
         order = torch.from_numpy(stream(0, Purpose.BATCH_ORDER, 0, job).permutation(STEPS * BATCH))
         optimizer = torch.optim.SGD(module.parameters(), lr=LR)
@@ -96,7 +97,8 @@ def bare_jobs(model: str, count: int) -> None:
             optimizer.step()
 
 
-def _bare_parts(model: str) -> tuple[Any, Any, Any]:
+def bare_parts(model: str) -> tuple[Any, Any, Any]:
+    """Images, labels and module as anyone would hold them."""
     import torch  # noqa: PLC0415
 
     from desim_fl.learning.models import factory  # noqa: PLC0415
@@ -108,27 +110,38 @@ def _bare_parts(model: str) -> tuple[Any, Any, Any]:
     return pixels.contiguous(), torch.tensor(data.train_labels), module.train()
 
 
-def _bare_process(pipe: Any, model: str) -> None:
-    """Serve rounds of bare jobs to the parent, one thread, until told to end."""
+def _bare(model: str) -> Callable[[int], None]:
+    return lambda count: bare_jobs(model, count)
+
+
+def _pfl(model: str) -> Callable[[int], Any]:
+    from desim_fl import bench_pfl  # noqa: PLC0415  (rarely installed)
+
+    return bench_pfl.jobs_of(*bare_parts(model), batch=BATCH, lr=LR)
+
+
+def _process(pipe: Any, made: Callable[[str], Callable[[int], Any]], model: str) -> None:
+    """Serve rounds of jobs to the parent, one thread, until told to end."""
     import torch  # noqa: PLC0415
 
     torch.set_num_threads(1)  # a process of its own, which ends with the bench
-    bare_jobs(model, 1)
+    work = made(model)
+    work(1)
     pipe.send("ready")
     while count := pipe.recv():
-        bare_jobs(model, count)
+        work(count)
         pipe.send("done")
 
 
-class BareLoop:
-    """The bare loop in some processes at once."""
+class Loops:
+    """Some processes that each do jobs one after the other: the bare loop's, or another simulator's."""
 
-    def __init__(self, model: str, processes: int) -> None:
+    def __init__(self, made: Callable[[str], Callable[[int], Any]], model: str, processes: int) -> None:
         context = multiprocessing.get_context("spawn")
         self.pipes, self.processes = [], []
         for _ in range(processes):
             mine, theirs = context.Pipe()
-            process = context.Process(target=_bare_process, args=(theirs, model), daemon=True)
+            process = context.Process(target=_process, args=(theirs, made, model), daemon=True)
             process.start()
             theirs.close()  # so that a process that dies is an EOFError here, not a wait without end
             self.pipes.append(mine)
@@ -228,12 +241,20 @@ def _vmap(model: str) -> Executing:
 
 
 def sides(*, ray: bool = False) -> dict[str, Callable[[str], Any]]:
-    """What is compared, by name; the last bare loop is the baseline of the ratios. Ray's side is slow to start."""
+    """What is compared, by name; the last bare loop is the baseline of the ratios. Ray's side is slow to start.
+
+    pfl-research is measured beside them if it is installed.
+    """
     number = cores()
+    there = importlib.util.find_spec("pfl") is not None
+    peers: dict[str, Callable[[str], Any]] = (
+        {f"pfl-research, {number} processes": lambda model: Loops(_pfl, model, number)} if there else {}
+    )
     on_ray: dict[str, Callable[[str], Any]] = {f"desim-fl ray, {number} workers": _ray} if ray else {}
     return {
-        "bare loop, 1 process": lambda model: BareLoop(model, 1),
-        f"bare loop, {number} processes": lambda model: BareLoop(model, number),
+        "bare loop, 1 process": lambda model: Loops(_bare, model, 1),
+        f"bare loop, {number} processes": lambda model: Loops(_bare, model, number),
+        **peers,
         "desim-fl inline": _inline,
         f"desim-fl threads, {number}": _threads,
         f"desim-fl pool, {number} workers": _pool,

@@ -30,6 +30,15 @@ def test_ray_is_measured_where_it_is_asked_for():
     assert [side.rpartition(", ")[0] for side in more] == ["desim-fl ray"]
 
 
+def test_pfl_research_is_measured_where_it_is_installed(monkeypatch):
+    """A package of that name adds its side, in as many processes as the baseline, and nothing else."""
+    without = list(bench.sides())
+    assert not any(side.startswith("pfl") for side in without)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: name)
+    (more,) = [side for side in bench.sides() if side not in without]
+    assert more == without[1].replace("bare loop", "pfl-research")
+
+
 def test_ratios_are_to_the_bare_loop_in_all_processes():
     """10, 20, 30 and 50 jobs/s beside a baseline of 20 are 0.5, 1, 1.5 and 2.5."""
     rates = {"one": 10.0, "all": 20.0, "inline": 30.0, "pool": 50.0}
