@@ -10,7 +10,7 @@ import numpy as np
 
 from desim_fl import closed_form, datasets, durations, footprint, population, selection, strategies
 from desim_fl.algebra import Null
-from desim_fl.assignment import Assignment
+from desim_fl.assignment import Assignment, Stragglers
 from desim_fl.core import Model
 from desim_fl.draws import ClientSlot, Purpose, stream
 from desim_fl.executors.null import NullExecutor
@@ -18,6 +18,7 @@ from desim_fl.learning.batches import steps_per_epoch
 from desim_fl.learning.sizes import model_facts
 from desim_fl.network import Links
 from desim_fl.strategies.delay_aware import drawn_delay_lr, weigh_by_staleness
+from desim_fl.strategies.schedules import SCHEDULES
 from desim_fl.ticks import to_ticks
 from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_client
 from desim_fl.world import Evaluations, StopRules, World
@@ -186,11 +187,18 @@ def _trips(scenario: Scenario, people: Population, size_bytes: int, assignment: 
 def _assignment(scenario: Scenario, people: Population) -> Assignment:
     training = scenario.training
     epoch_steps = [steps_per_epoch(size, training.batch_size) for size in people.sizes]
-    rule = training.delay_aware
-    if rule is None:
-        return Assignment(epoch_steps, training.epochs, training.steps, training.lr)
-    rate = partial(drawn_delay_lr, rule.gamma_0, rule.alpha_lr) if rule.meaning == "drawn" else None
-    return Assignment(epoch_steps, training.epochs, training.steps, rule.gamma_0, "inverse_sqrt_epoch", rate)
+    rule, table = training.delay_aware, training.lr_schedule
+    share, in_steps = scenario.clients.straggler_share, training.steps is not None
+    return Assignment(
+        epoch_steps,
+        training.epochs,
+        training.steps,
+        training.lr if rule is None else rule.gamma_0,
+        "constant" if rule is None else "inverse_sqrt_epoch",
+        partial(drawn_delay_lr, rule.gamma_0, rule.alpha_lr) if rule is not None and rule.meaning == "drawn" else None,
+        schedule=None if table is None else SCHEDULES[table.name](**table.parameters()),
+        stragglers=Stragglers(scenario.run.seed, people.keys, share, in_steps) if share else None,
+    )
 
 
 # ---- server

@@ -23,7 +23,8 @@ class Work(NamedTuple):
     A strategy states what it wants to differ (``None`` = as the scenario says); in a dispatched job ``epochs``,
     ``steps`` and ``lr`` are always filled in. ``steps`` counts optimiser steps in total. ``lr`` is the rate of
     the first epoch; with ``decay = "inverse_sqrt_epoch"`` epoch e (from 0) uses ``lr / sqrt(e + 1)``.
-    ``part`` holds the indices of a sub-model (``None`` = the whole model).
+    ``part`` holds the indices of a sub-model (``None`` = the whole model). ``partial`` marks a dispatched job that does less
+    than it was asked for, because its client is a straggler.
     """
 
     epochs: int | None = None
@@ -31,6 +32,7 @@ class Work(NamedTuple):
     lr: float | None = None
     decay: str = "constant"
     part: tuple[int, ...] | None = None
+    partial: bool = False
 
 
 class Model(NamedTuple):

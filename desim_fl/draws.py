@@ -41,6 +41,8 @@ class Purpose(IntEnum):
     AVAILABILITY = 10  # nth = renewal or fixed window, slots in AvailabilitySlot
     FAILURE = 11  # a job's accidents, slots in FailureSlot
     OUTAGE = 12  # the server's, client 0, nth = renewal, slots in AvailabilitySlot
+    WORK = 13  # how much of its work a job manages, slots in WorkSlot
+    TIER = 14  # which tier a round is for: client 0, nth = round, slot 0
 
 
 class ClientSlot(IntEnum):
@@ -85,6 +87,13 @@ class FailureSlot(IntEnum):
     DUPLICATE = 6
     DUPLICATE_DELAY = 7
     BACKOFF = 8
+
+
+class WorkSlot(IntEnum):
+    """Slots of ``Purpose.WORK``. Never renumbered."""
+
+    STRAGGLES = 0
+    AMOUNT = 1
 
 
 def block(seed: int, purpose: int, client: int, nth: int, group: int) -> tuple[int, int, int, int]:

@@ -88,6 +88,7 @@ class Engine:
         self._most_versions, self._most_updates = world.stops.most()
         self._hears = world.selector.reads_outcomes
         self._usual, self._trip = world.assignment.usual, world.trips.trip
+        self._stragglers, self._rates_vary = world.assignment.stragglers is not None, world.assignment.varies
         self._collect = world.executor.collect
         idle = getattr(world.executor, "idle", False)  # one that does nothing with jobs is not bothered with them
         self._submit = None if idle else world.executor.submit
@@ -404,14 +405,16 @@ class Engine:
         self.dispatches[client] = nth + 1
         base, params, buffers = start or self.model
         work = self._usual[client] if asked is None else world.assignment.work(client, asked)
+        if self._stragglers:
+            work = world.assignment.managed(client, nth, work)
         trip = self._trip(client, nth, work)
         download, wait, compute, upload, _, _, lost = trip
         wait = wait or 0
         ends = now + download + wait + compute + upload
         if lost is not None or type(ends) is not int or download | wait | compute | upload < 0 or ends >= MOST_TICKS:
             ends, lost = whole_trip(client, nth, trip, now)  # lost on the way, or no trip at all
-        if world.assignment.rate is not None:
-            work = world.assignment.rated(work, trip)
+        if self._rates_vary:
+            work = world.assignment.rated(work, trip, base)
         number = self.ledger.dispatched
         self.ledger.dispatched = number + 1
         job = new(Job, (number, client, nth, base, params, buffers, work, extra, self._memories.get(client), tag))

@@ -141,6 +141,7 @@ def play(
     average=lambda base, members: base,
     buffers=None,
     segment_rows: int = 65_536,
+    schedule=None,
     **world,
 ) -> Played:
     """Play a world of floats to its stop."""
@@ -158,7 +159,7 @@ def play(
             selector=chosen,
             trips=trips,
             executor=executor,
-            assignment=Assignment([steps] * len(sizes), epochs=epochs),
+            assignment=Assignment([steps] * len(sizes), epochs=epochs, schedule=schedule),
             sizes=sizes,
             model=Model(0, start, buffers),
             average=average,

@@ -3,7 +3,8 @@
 Karimireddy et al., ICML 2020, algorithm 1, option II: the server broadcasts c, the client keeps c_i, and each local step
 adds ``c - c_i`` to the gradient. After K steps ``c_i+ = c_i - c + (x - y) / (K lr)`` (with a rate that decays, K lr is the
 sum of the rates), and the client returns ``c_i+ - c_i``. K is the number of steps really done; only trainable
-parameters have variates, never buffers. A job without steps, or with a value that is not finite, leaves c_i as it is.
+parameters have variates, never buffers. A job without steps, whose rates
+are all 0, or with a value that is not finite, leaves c_i as it is.
 
 In messages: ``Job.extra = {"control": c}``, ``Outcome.memory["control"] = c_i+``, and ``Outcome.extra = {"control": c_i+ -
 c_i}``.
@@ -58,7 +59,7 @@ def answered(outcome: Outcome, job: Job, path: float) -> Outcome:
     """The outcome with what a job under control variates keeps and returns; any other job's as it is."""
     if sent(job) is None:
         return outcome
-    if outcome.bad or not outcome.steps:
+    if outcome.bad or not path:
         return outcome._replace(memory=job.memory)
     own, change = renewed(job, outcome.params, path)
     return outcome._replace(memory={**(outcome.memory or {}), CONTROL: own}, extra={CONTROL: change})

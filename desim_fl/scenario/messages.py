@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from desim_fl.scenario.laws import LAWS
 from desim_fl.scenario.rules import Loc, Problem, bare, key_of, quoted
+from desim_fl.scenario.schedules import LrSchedule
 from desim_fl.scenario.server import Checkpoint, Executor, Run
 from desim_fl.scenario.strategies import DEFAULT_STRATEGY, STRATEGIES
 from desim_fl.scenario.training import CUSTOM, DEFAULT_MODEL, MODELS, DelayAware, Training, tag_of
@@ -31,6 +32,10 @@ VARIANTS: dict[str, tuple[Mapping[str, type[Table]], str]] = {
     "data": (DATA, DEFAULT_DATA),
     "model": (MODELS, DEFAULT_MODEL),
     "strategy": (STRATEGIES, DEFAULT_STRATEGY),
+}
+NESTED: dict[Loc, type[Table]] = {
+    ("training", "delay_aware"): DelayAware,
+    ("training", "lr_schedule"): LrSchedule,
 }
 SECTIONS = ("data", "clients", "network", "model", "training", "strategy", "run", "executor", "checkpoint")
 
@@ -89,8 +94,8 @@ class Choice(NamedTuple):
 def choice_at(document: Mapping[str, Any], table: Loc) -> Choice:
     """Return which keys may stand in the table at a place."""
     section = str(table[0])
-    if table == ("training", "delay_aware"):
-        return Choice({"": DelayAware}, "")
+    if table in NESTED:
+        return Choice({"": NESTED[table]}, "")
     if len(table) > 1:
         return Choice(LAWS, value_at(document, table)["law"], "law")
     if section in PLAIN:

@@ -11,6 +11,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl.scenario.method import STALENESS_KEYS, MethodTable, StalenessTable
+from desim_fl.scenario.schedules import SCHEDULE_KEYS
 from desim_fl.scenario.synchronous import FedAvg
 from desim_fl.scenario.training import BY_DATA, Cnn, Logistic
 from desim_fl.scenario.world import Blobs, Clients, LeastSquares, Quadratic
@@ -18,6 +19,7 @@ from desim_fl.scenario.world import Blobs, Clients, LeastSquares, Quadratic
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from desim_fl.scenario.schedules import LrSchedule
     from desim_fl.scenario.server import Executor, Run
     from desim_fl.scenario.table import Table
     from desim_fl.scenario.training import Training
@@ -135,6 +137,24 @@ def _training(training: Training) -> Iterator[Problem]:
     if training.optimizer != "sgd" and training.given("momentum"):
         text = f'momentum must not be given with optimizer = "{training.optimizer}"; it belongs to "sgd"'
         yield Problem(("training", "momentum"), text, (("training", "optimizer"),))
+
+
+def schedule_problems(loc: Loc, schedule: LrSchedule | None) -> Iterator[Problem]:
+    """What is wrong with a learning-rate schedule at a place: parameters of another one."""
+    for key in () if schedule is None else schedule.given(*SCHEDULE_KEYS):
+        if schedule is not None and schedule.name not in SCHEDULE_KEYS[key]:
+            owners = " or ".join(f'"{owner}"' for owner in SCHEDULE_KEYS[key])
+            text = f'{key} must not be given with name = "{schedule.name}"; it belongs to {owners}'
+            yield Problem((*loc, key), text, ((*loc, "name"),))
+
+
+def _stragglers(clients: Clients, training: Training) -> Iterator[Problem]:
+    if not clients.straggler_share:
+        return
+    key = "epochs" if training.steps is None else "steps"
+    if getattr(training, key) == 1:
+        text = f"straggler_share needs [training] {key} of at least 2: there is no part of one to do"
+        yield Problem(("clients", "straggler_share"), text, (("training", key),))
 
 
 def _delay_aware(clients: Clients, training: Training) -> Iterator[Problem]:
@@ -288,6 +308,8 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_plain_descent, ("data", "training")),
     (_closed_form, ("data", "model", "training")),
     (_delay_aware, ("clients", "training")),
+    (lambda training: schedule_problems(("training", "lr_schedule"), training.lr_schedule), ("training",)),
+    (_stragglers, ("clients", "training")),
     (_staleness, ("strategy",)),
     (_cohort, ("clients", "strategy")),
     (_settled, ("strategy", "run")),

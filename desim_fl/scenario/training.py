@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from desim_fl.scenario.schedules import LrSchedule  # noqa: TC001  (pydantic reads it)
 from desim_fl.scenario.table import Amount, Count, CustomName, Number, Positive, Share, Table
 
 DEFAULT_MODEL = "mlp"
@@ -126,6 +127,9 @@ class Training(Table):
     buffers: Literal["average", "local"] = Field(
         default="average",
         description="Float statistics such as BatchNorm's: averaged at the server, or kept by each client.",
+    )
+    lr_schedule: LrSchedule | None = Field(
+        default=None, description="How the rate changes with the version that a job starts from; absent = it does not."
     )
     delay_aware: DelayAware | None = Field(default=None, description="The delay-aware learning rate, instead of lr.")
 

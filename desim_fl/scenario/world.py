@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from desim_fl.scenario.laws import Bandwidth, Constant, Duration, Factor
-from desim_fl.scenario.table import CLIENT_MAX, Amount, Count, Number, PartShare, Table, Whole
+from desim_fl.scenario.table import CLIENT_MAX, Amount, Count, Number, PartShare, Share, Table, Whole
 
 DEFAULT_DATA = "fashion_mnist_6k"
 FASHION_TRAIN = 6000
@@ -144,6 +144,11 @@ class Clients(Table):
     wait_s: Duration | None = Field(
         default=None,
         description="Law drawn for every job: seconds between download and compute; absent = starts at once.",
+    )
+    straggler_share: Share | None = Field(
+        default=None,
+        description="Share of jobs, drawn by client and job, that manage only a part of their epochs: 1 to epochs - 1, all "
+        "equally likely (or of their steps, where training says steps); absent = none.",
     )
     keys: Annotated[tuple[ClientKey, ...], Field(strict=False)] | None = Field(
         default=None, description="One distinct number a client, which names its random streams; absent = 0, 1, 2, ..."
