@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from desim_fl.scenario.schedules import LrSchedule  # noqa: TC001  (pydantic reads it)
+from desim_fl.scenario.schedules import LrSchedule
 from desim_fl.scenario.table import Amount, Count, CustomName, Number, Positive, Share, Table
 
 DEFAULT_MODEL = "mlp"
