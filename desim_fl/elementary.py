@@ -1,4 +1,4 @@
-"""exp, log and the normal quantile from additions, multiplications, divisions and square roots alone.
+"""exp, log and the quantiles of the normal, Cauchy and Erlang laws from + - * / and square roots alone.
 
 Libraries disagree about the last bit of ``exp`` and ``log``: NumPy's change with the processor's features,
 ``math``'s with the C library, and the two differ from each other. A simulated duration must not. The operations
@@ -133,3 +133,66 @@ def normal_quantile(u: Real) -> Real:
     if abs(q) <= 0.425:  # noqa: PLR2004
         return q * _ratio(_CENTRE, 0.180625 - q * q)
     return -_tail(u) if q < 0.0 else _tail(1.0 - u)
+
+
+_SIN = (
+    -1.66666666666666324348e-01,
+    8.33333333332248946124e-03,
+    -1.98412698298579493134e-04,
+    2.75573137070700676789e-06,
+    -2.50507602534068634195e-08,
+    1.58969099521155010221e-10,
+)
+_COS = (
+    4.16666666666666019037e-02,
+    -1.38888888888741095749e-03,
+    2.48015872894767294178e-05,
+    -2.75573143513906633035e-07,
+    2.08757232129817482790e-09,
+    -1.13596475577881948265e-11,
+)
+_PI = 3.14159265358979311600
+
+
+def _tan_of_eighth(x: Real) -> Real:
+    """Tangent for 0 <= x <= pi / 4, as fdlibm's sine over its cosine."""
+    z = x * x
+    return (x + x * z * _polynomial(_SIN, z)) / (1.0 - (0.5 * z - z * z * _polynomial(_COS, z)))
+
+
+def cauchy_quantile(u: Real) -> Real:
+    """Inverse of the standard Cauchy distribution function, tan(pi (u - 1/2)), for 0 < u < 1; shape is kept."""
+    if isinstance(u, np.ndarray):
+        tail = np.minimum(u, 1.0 - u)
+        far = tail < 0.25  # noqa: PLR2004
+        size = _tan_of_eighth(_PI * np.where(far, tail, 0.5 - tail))
+        size = np.where(far, 1.0 / np.where(far, size, 1.0), size)
+        return np.where(u < 0.5, -size, size)  # noqa: PLR2004
+    tail = min(u, 1.0 - u)
+    size = 1.0 / _tan_of_eighth(_PI * tail) if tail < 0.25 else _tan_of_eighth(_PI * (0.5 - tail))  # noqa: PLR2004
+    return -size if u < 0.5 else size  # noqa: PLR2004
+
+
+_HALVINGS = 52
+
+
+def erlang_quantile(u: Real, stages: int) -> Real:
+    """Inverse distribution function of the sum of ``stages`` exponentials of mean 1, for 2^-34 < 1 - u; shape is kept.
+
+    Found by halving an interval a fixed number of times, so that it never falls as u grows. ``stages`` up to 256.
+    """
+    inverses = [1.0 / k for k in range(stages - 1, 0, -1)]
+    low = 0.0 * u
+    width = stages + 8.0 * math.sqrt(stages) + 40.0
+    for _ in range(_HALVINGS):
+        width *= 0.5
+        middle = low + width
+        series = 1.0 + 0.0 * middle
+        for inverse in inverses:  # 1 + x (1 + x/2 (1 + x/3 (...)))
+            series = 1.0 + middle * inverse * series
+        beyond = exp(-middle) * series  # P(the sum exceeds the middle)
+        if isinstance(u, np.ndarray):
+            low = np.where(beyond > 1.0 - u, middle, low)
+        elif beyond > 1.0 - u:
+            low = middle
+    return low + 0.5 * width

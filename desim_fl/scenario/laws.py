@@ -7,12 +7,14 @@ business, and so is the meaning of ``cap`` beyond "no larger value comes out".
 
 from __future__ import annotations
 
+import math
+from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import PydanticCustomError
 
-from desim_fl.scenario.table import Amount, Positive, Table
+from desim_fl.scenario.table import Amount, Positive, Share, Table
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -163,6 +165,158 @@ class Zipf(LawTable):
         return self  # this cap counts ranks
 
 
+class LognormalMoments(LawTable):
+    """The lognormal law by its moments."""
+
+    law: Literal["lognormal_moments"] = Field(
+        default="lognormal_moments", description="Lognormal with this mean and standard deviation."
+    )
+    mean: Positive = Field(description="Mean.")
+    sd: Amount = Field(description="Standard deviation; at most a million times the mean.")
+    cap: Cap = None
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The mean sets how large a draw is."""
+        return {"mean": self.mean}
+
+    @model_validator(mode="after")
+    def _not_too_wide(self) -> Self:
+        if self.sd > 1e6 * self.mean:
+            raise problem("sd", f"sd = {self.sd:g} is more than a million times the mean = {self.mean:g}")
+        return self
+
+
+class Gaussian(LawTable):
+    """A normal variable, no smaller than a least value."""
+
+    law: Literal["gaussian"] = Field(default="gaussian", description="max(N(mean, sd), min).")
+    mean: Amount = Field(description="Mean before the least value is kept.")
+    sd: Amount = Field(description="Standard deviation before the least value is kept.")
+    min: Amount = Field(default=0.0, description="Smallest value; smaller ones become this one.")
+    cap: Cap = None
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The smallest value, where there is any spread, else the mean."""
+        return {"min": self.min} if self.sd > 0 else {"mean": max(self.mean, self.min)}
+
+
+class Erlang(LawTable):
+    """A sum of exponential times."""
+
+    law: Literal["erlang"] = Field(default="erlang", description="Sum of exponential times, from its mean.")
+    stages: Annotated[int, Field(ge=1, le=256)] = Field(description="How many exponential times are added.")
+    mean: Amount = Field(description="Mean of the sum.")
+    cap: Cap = None
+
+
+class Shaped(LawTable):
+    """What the two laws with a shape share."""
+
+    shape: float = Field(ge=MIN_SHAPE, le=1e6, description="Shape; the smaller, the heavier the tail.")
+    scale: Positive = Field(description="Scale.")
+    cap: Cap = None
+
+
+class Weibull(Shaped):
+    """A power of an exponential time."""
+
+    law: Literal["weibull"] = Field(default="weibull", description="scale * E^(1/shape), E exponential of mean 1.")
+
+
+class Frechet(Shaped):
+    """The reciprocal of a Weibull time; with shape 1 the time of work at an exponential speed."""
+
+    law: Literal["frechet"] = Field(default="frechet", description="scale * E^(-1/shape), E exponential of mean 1.")
+
+    @model_validator(mode="after")
+    def _finite_mean(self) -> Self:
+        if self.shape <= 1 and self.cap is None:
+            raise problem("cap", f"needs the key cap: with shape = {self.shape:g} (1 or less) the mean is infinite")
+        return self
+
+
+class LogCauchy(LawTable):
+    """The exponential of a Cauchy variable: so heavy a tail that no moment exists."""
+
+    law: Literal["log_cauchy"] = Field(default="log_cauchy", description="median * exp(sigma * Cauchy).")
+    median: Positive = Field(description="Median.")
+    sigma: float = Field(ge=0, le=1e6, description="Scale of the logarithm.")
+    cap: Positive = Field(description="Largest value that is drawn; required, for the mean is infinite without.")
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """Anything above 0 may come out."""
+        return {"median": self.median if self.sigma == 0 else math.exp(-300.0) * self.median}
+
+    @model_validator(mode="after")
+    def _cap_above_median(self) -> Self:
+        if self.cap < self.median:
+            raise problem("cap", f"cap = {self.cap:g} is below the median = {self.median:g}")
+        return self
+
+
+Listed = Annotated[tuple[Amount, ...], Field(strict=False, min_length=1, max_length=10_000)]
+
+
+class Tabled(LawTable):
+    """What the two laws share that are given as a list."""
+
+    @property
+    def sizes(self) -> dict[str, float]:
+        """The least of the values."""
+        return {"values": min(getattr(self, "values"))}  # noqa: B009  (both have it)
+
+    @property
+    def least(self) -> tuple[str, float]:
+        """The least of the values."""
+        return "values", self.sizes["values"]
+
+
+class Quantiles(Tabled):
+    """A law by its quantiles, as measured."""
+
+    law: Literal["quantiles"] = Field(default="quantiles", description="Straight lines between given quantiles.")
+    values: Annotated[Listed, Field(min_length=2)] = Field(description="Quantiles, from the smallest value up.")
+    probabilities: Annotated[tuple[Share, ...], Field(strict=False, min_length=2, max_length=10_000)] | None = Field(
+        default=None, description="Of each value, from 0 up to 1; absent = in equal steps."
+    )
+    cap: Cap = None
+
+    @model_validator(mode="after")
+    def _rising(self) -> Self:
+        if any(left > right for left, right in pairwise(self.values)):
+            raise problem("values", "values must not fall: quantiles go from the smallest value up")
+        places = self.probabilities
+        if places is None:
+            return self
+        if len(places) != len(self.values):
+            raise problem("probabilities", f"probabilities has {len(places)} entries, values has {len(self.values)}")
+        if (places[0], places[-1]) != (0.0, 1.0) or any(left >= right for left, right in pairwise(places)):
+            raise problem("probabilities", "probabilities must rise from 0 to 1, each above the one before")
+        return self
+
+
+class Discrete(Tabled):
+    """One of a few values."""
+
+    law: Literal["discrete"] = Field(default="discrete", description="One of the values, by weight.")
+    values: Listed = Field(description="The values.")
+    weights: Annotated[tuple[Amount, ...], Field(strict=False, min_length=1, max_length=10_000)] | None = Field(
+        default=None, description="How likely each value is, in proportion; absent = all alike."
+    )
+    cap: Cap = None
+
+    @model_validator(mode="after")
+    def _weighed(self) -> Self:
+        if self.weights is not None and len(self.weights) != len(self.values):
+            raise problem("weights", f"weights has {len(self.weights)} entries, values has {len(self.values)}")
+        if self.weights is not None and sum(self.weights) <= 0:
+            raise problem("weights", "weights are all 0, so that no value could be drawn")
+        return self
+
+
 LAWS: dict[str, type[LawTable]] = {
     "constant": Constant,
     "uniform": Uniform,
@@ -172,6 +326,14 @@ LAWS: dict[str, type[LawTable]] = {
     "pareto": Pareto,
     "lomax": Lomax,
     "zipf": Zipf,
+    "lognormal_moments": LognormalMoments,
+    "gaussian": Gaussian,
+    "erlang": Erlang,
+    "weibull": Weibull,
+    "frechet": Frechet,
+    "log_cauchy": LogCauchy,
+    "quantiles": Quantiles,
+    "discrete": Discrete,
 }
 
 
@@ -194,7 +356,15 @@ AnyLaw = Annotated[
     | Annotated[HalfNormal, Tag("half_normal")]
     | Annotated[Pareto, Tag("pareto")]
     | Annotated[Lomax, Tag("lomax")]
-    | Annotated[Zipf, Tag("zipf")],
+    | Annotated[Zipf, Tag("zipf")]
+    | Annotated[LognormalMoments, Tag("lognormal_moments")]
+    | Annotated[Gaussian, Tag("gaussian")]
+    | Annotated[Erlang, Tag("erlang")]
+    | Annotated[Weibull, Tag("weibull")]
+    | Annotated[Frechet, Tag("frechet")]
+    | Annotated[LogCauchy, Tag("log_cauchy")]
+    | Annotated[Quantiles, Tag("quantiles")]
+    | Annotated[Discrete, Tag("discrete")],
     Discriminator(_law_of),
 ]
 
