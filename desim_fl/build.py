@@ -8,19 +8,17 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from desim_fl import closed_form, datasets, durations, footprint, population, selection, strategies
+from desim_fl import closed_form, datasets, fleet, footprint, population, selection, strategies
 from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment, Stragglers
 from desim_fl.core import Model
-from desim_fl.draws import ClientSlot, Purpose, stream
+from desim_fl.draws import Purpose, stream
 from desim_fl.executors.null import NullExecutor
 from desim_fl.learning.batches import steps_per_epoch
 from desim_fl.learning.sizes import model_facts
-from desim_fl.network import Links
 from desim_fl.strategies.delay_aware import drawn_delay_lr, weigh_by_staleness
 from desim_fl.strategies.schedules import SCHEDULES
 from desim_fl.ticks import to_ticks
-from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_client
 from desim_fl.world import Evaluations, StopRules, World
 
 if TYPE_CHECKING:
@@ -32,6 +30,7 @@ if TYPE_CHECKING:
     from desim_fl.learning.task import Task
     from desim_fl.population import Population
     from desim_fl.scenario import Scenario
+    from desim_fl.timing import DrawnTrips
 
 FLOAT_BYTES = 8
 
@@ -62,7 +61,7 @@ def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
     if not timing_only:
         footprint.require_model(size_bytes, scenario)
     assignment = _assignment(scenario, people)
-    trips = _trips(scenario, people, size_bytes, assignment)
+    trips = fleet.trips(scenario, people, size_bytes, assignment)
     task, sha256 = (None, None) if timing_only else _task(scenario, people, validation)
     executor, reason = _executor(scenario, task, people, assignment)
     world = World(
@@ -139,16 +138,6 @@ def _rows(scenario: Scenario, examples: int, *, shared: bool) -> Population:
 # ---- virtual time
 
 
-def _law(table: Any) -> durations.Law:
-    return durations.build(**table.parameters())
-
-
-def _job_law(table: Any) -> durations.Law | None:
-    """Return a factor's law, or ``None`` where it is always 1 and need not be drawn."""
-    law = _law(table)
-    return None if law == durations.Constant(1.0) else law
-
-
 def _model_bytes(scenario: Scenario, shape: Sequence[int], classes: int) -> int:
     if scenario.model.name in closed_form.MODELS:
         return FLOAT_BYTES * closed_form.numbers(scenario, shape, classes)
@@ -158,30 +147,6 @@ def _model_bytes(scenario: Scenario, shape: Sequence[int], classes: int) -> int:
 def _model_args(scenario: Scenario) -> dict[str, Any]:
     args = _options(scenario.model)
     return args.get("args", {}) if ":" in scenario.model.name else args
-
-
-def _trips(scenario: Scenario, people: Population, size_bytes: int, assignment: Assignment) -> DrawnTrips:
-    seed, network, clients = scenario.run.seed, scenario.network, scenario.clients
-    draw = partial(per_client, seed=seed, keys=people.keys)
-    links = Links(
-        size_bytes=size_bytes,
-        latency_s=draw(_law(network.latency_s), slot=ClientSlot.LATENCY),
-        down_mbps=None if network.down_mbps is None else draw(_law(network.down_mbps), slot=ClientSlot.DOWN_MBPS),
-        up_mbps=None if network.up_mbps is None else draw(_law(network.up_mbps), slot=ClientSlot.UP_MBPS),
-    )
-    laws = JobLaws(
-        jitter_factor=_job_law(clients.jitter_factor),
-        wait_s=None if clients.wait_s is None else _law(clients.wait_s),
-        latency_jitter_factor=_job_law(network.latency_jitter_factor),
-    )
-    return DrawnTrips(
-        links=links,
-        device_factor=draw(_law(clients.device_factor), slot=ClientSlot.DEVICE_FACTOR),
-        job_draws=JobDraws(seed, people.keys, laws),
-        seconds_per_step=clients.seconds_per_step,
-        delay_scale=scenario.run.delay_scale,
-        usual_steps=[work.steps or 0 for work in assignment.usual],
-    )
 
 
 def _assignment(scenario: Scenario, people: Population) -> Assignment:

@@ -43,6 +43,9 @@ class Purpose(IntEnum):
     OUTAGE = 12  # the server's, client 0, nth = renewal, slots in AvailabilitySlot
     WORK = 13  # how much of its work a job manages, slots in WorkSlot
     TIER = 14  # which tier a round is for: client 0, nth = round, slot 0
+    EPOCH_IDLE = 15  # a client's job, slot = epoch: how long the device pauses after it
+    SERVER = 16  # client 0, nth = service, slot 0: how long the server is busy with it
+    OPEN_ARRIVAL = 17  # client 0, nth = arrival, slot 0: the gap before it
 
 
 class ClientSlot(IntEnum):
@@ -52,6 +55,8 @@ class ClientSlot(IntEnum):
     DOWN_MBPS = 1
     UP_MBPS = 2
     LATENCY = 3
+    CLASS = 4
+    DEVICE_FLOPS = 5
 
 
 class JobSlot(IntEnum):

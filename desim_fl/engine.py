@@ -36,7 +36,7 @@ from desim_fl.dispatch import Desk
 from desim_fl.errors import LawError, RefusedError, RunError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
-from desim_fl.flight import ALARM, END, Due, Flying, fate, whole_trip
+from desim_fl.flight import ALARM, END, Due, Flying, fate, pace, whole_trip
 from desim_fl.ledger import Ledger
 from desim_fl.readings import Decisions, Readings
 from desim_fl.ticks import MOST_TICKS, to_ticks
@@ -370,7 +370,7 @@ class Engine:
     def _report_early(self, flying: Flying, how: str) -> None:
         """Let a job report what it has at its next epoch or step boundary."""
         job, now = flying.job, self.now
-        steps, compute = flying.boundary(now, how)
+        steps, compute = flying.boundary(now, how, pace(self.world, flying))
         if steps == flying.steps:
             return
         ahead = {kind for kind, tick in flying.legs() if tick > now}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import simpy
 
@@ -15,9 +15,19 @@ from desim_fl.ticks import MOST_TICKS, is_leg
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from desim_fl.world import World
+
 # Classes of an instant, in the order in which they are played. Class 0, ends of legs, is placed by the event log.
 ARRIVAL, LEAVE, COME, ALARM, EVALUATION, END = 1, 2, 3, 4, 5, 6
 NUMBER_BITS = 48
+
+
+class Pace(NamedTuple):
+    """Steps of an epoch, ticks of the whole compute leg, and those of the pause after each epoch, part of it."""
+
+    epoch: int
+    whole: int
+    pauses: tuple[int, ...] = ()
 
 
 class Due(simpy.Event):
@@ -77,18 +87,30 @@ class Flying(simpy.Event):
         ends = ((Kind.DOWNLOADED, downloaded), *started, (Kind.COMPUTED, computed))
         return ends if self.lost is None else tuple(end for end in ends if end[1] <= self.ends)
 
-    def boundary(self, now: int, how: str) -> tuple[int, int]:
+    def boundary(self, now: int, how: str, pace: Pace) -> tuple[int, int]:
         """Steps done and compute ticks at the next ``epoch`` or ``step`` boundary at or after ``now``.
 
-        Step s of S ends at start + compute * s // S.
+        Step s of S ends at start + compute * s // S, plus the pauses of the epochs before it; an epoch ends after its
+        pause.
         """
-        work, compute = self.job.work, self.trip.compute
-        planned = work.steps or 0
-        stride = 1 if how == "step" else max(1, planned // (work.epochs or 1))
+        epoch, whole, pauses = pace
+        by_step, planned = how == "step", self.job.work.steps or 0
+        compute = whole - sum(pauses)
+        stride = 1 if by_step else max(1, epoch)
         for steps in range(stride, self.steps, stride):
-            if self.started + compute * steps // planned >= now:
-                return steps, compute * steps // planned
-        return self.steps, compute
+            end = compute * steps // planned + sum(pauses[: (steps - by_step) // epoch])
+            if self.started + end >= now:
+                return steps, end
+        return self.steps, self.trip.compute
+
+
+def pace(world: World, flying: Flying) -> Pace:
+    """How a job's compute leg was laid out when it was dispatched."""
+    client, nth, work = flying.job.client, flying.job.nth, flying.job.work
+    trip = flying.trip if flying.steps == work.steps else world.trips.trip(client, nth, work)
+    pauses = getattr(world.trips, "pauses", None)  # an option that the protocol does not ask for
+    epoch = world.assignment.steps_per_epoch[client]
+    return Pace(max(1, epoch), trip.compute, () if pauses is None else pauses(client, nth, work.steps or 0))
 
 
 def fate(trip: Trip, left: int) -> tuple[int, str | None]:

@@ -13,6 +13,7 @@ import numpy as np
 import polars as pl
 
 from desim_fl import durable
+from desim_fl.devices import JOB, SAMPLE, STEP
 from desim_fl.errors import RunDirectoryError
 from desim_fl.usage import LEGS
 
@@ -45,7 +46,9 @@ CLIENTS_SCHEMA: dict[str, Any] = {
     "name": pl.String,
     "examples": pl.Int64,
     "class_counts": pl.List(pl.Int64),
-    **dict.fromkeys(("device_factor", "seconds_per_step", "down_mbps", "up_mbps", "latency_s"), pl.Float64),
+    "device_class": pl.String,
+    **dict.fromkeys(("device_factor", "seconds_per_step", "seconds_per_sample", "seconds_per_job"), pl.Float64),
+    **dict.fromkeys(("down_mbps", "up_mbps", "latency_s"), pl.Float64),
     **dict.fromkeys(("dispatches", "arrivals", "steps"), pl.Int64),
     **dict.fromkeys(("busy_s", "download_s", "wait_s", "compute_s", "upload_s"), pl.Float64),
     **dict.fromkeys(("bytes_down", "bytes_up"), pl.Int64),
@@ -245,15 +248,17 @@ def clients(built: Built, usage: Usage) -> pl.DataFrame:
     count = len(people)
     totals = usage.columns()
     seconds = {f"{leg}_s": totals[leg] / 1e6 for leg in LEGS}
-    factors = np.asarray(trips.device_factor)
+    devices = trips.devices
+    units = {f"seconds_per_{unit}": number for unit, number in (("step", STEP), ("sample", SAMPLE), ("job", JOB))}
     columns: dict[str, Any] = {
         "client": range(count),
         "key": people.keys,
         "name": [people.name(client) for client in range(count)],
         "examples": people.sizes,
         "class_counts": [None] * count if people.class_counts is None else people.class_counts.tolist(),
-        "device_factor": factors,
-        "seconds_per_step": trips.seconds_per_step * factors,
+        "device_class": [None] * count if devices.classes is None else np.array(devices.class_names)[devices.classes],
+        "device_factor": np.asarray(devices.factor),
+        **{name: pl.Series(devices.seconds_per(unit)).fill_nan(None) for name, unit in units.items()},
         "down_mbps": [None] * count if links.down_mbps is None else np.asarray(links.down_mbps),
         "up_mbps": [None] * count if links.up_mbps is None else np.asarray(links.up_mbps),
         "latency_s": np.asarray(links.latency_s),

@@ -1,7 +1,7 @@
 """How long each leg of a job takes, in ticks: drawn once, rounded once, then scaled.
 
-compute = steps x seconds a step x device factor x jitter factor, rounded half to even; the wait likewise; the
-network legs come from :mod:`desim_fl.network`. ``delay_scale`` multiplies the rounded ticks, so that whole scales
+compute = the device's seconds (:mod:`desim_fl.devices`) x jitter factor, rounded half to even, plus a pause after each
+epoch where a law asks for one; the wait likewise; the network legs come from :mod:`desim_fl.network`. ``delay_scale`` multiplies the rounded ticks, so that whole scales
 keep the order of events. A client's constants and a job's draws come from stateless streams keyed by the client's key
 and its own job count.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from desim_fl.devices import Devices
     from desim_fl.durations import Law
     from desim_fl.network import Links
 
@@ -49,6 +50,19 @@ def per_client(law: Law, seed: int, keys: Sequence[int], slot: int) -> array[flo
     return drawn
 
 
+def per_class(
+    laws: Sequence[Law | None], classes: NDArray[np.int16], seed: int, keys: Sequence[int], slot: int
+) -> NDArray[np.float64]:
+    """Draw one constant per client from the law of its class; 1 where that has none."""
+    words = draws.words(seed, Purpose.CLIENT, np.asarray(keys, np.uint64), 0, slot)
+    uniform, drawn = draws.uniforms(words), np.ones(len(classes))
+    for number, law in enumerate(laws):
+        those = classes == number
+        if law is not None:
+            drawn[those] = law.at(uniform[those])
+    return drawn
+
+
 @dataclass(frozen=True, slots=True)
 class JobLaws:
     """The laws of what is drawn per job; ``None`` where nothing is drawn."""
@@ -56,6 +70,7 @@ class JobLaws:
     jitter_factor: Law | None = None
     wait_s: Law | None = None
     latency_jitter_factor: Law | None = None
+    epoch_idle_s: Law | None = None
 
     @property
     def slots(self) -> tuple[tuple[JobSlot, Law], ...]:
@@ -71,32 +86,87 @@ class JobLaws:
 
 @dataclass(slots=True)
 class JobDraws:
-    """The drawn values of each job, by slot: one job at a time, or many at once."""
+    """The drawn values of each job, by slot: one job at a time, or many at once.
+
+    ``classes`` numbers each client's class of devices, whose laws stand in ``by_class``; ``None`` = ``laws`` for all.
+    Where one class waits or pauses, each has a law for it; a factor without a law is 1.
+    """
 
     seed: int
     keys: Sequence[int]
     laws: JobLaws
-    _slots: tuple[tuple[JobSlot, Law], ...] = field(init=False)
+    classes: NDArray[np.int16] | None = None
+    by_class: tuple[JobLaws, ...] = ()
+    _all: tuple[JobLaws, ...] = field(init=False)
+    _slots: tuple[tuple[tuple[JobSlot, Law], ...], ...] = field(init=False)  # by class
     _keys: NDArray[np.uint64] | None = field(init=False)  # ``None`` = every client's key is its number
 
     def __post_init__(self) -> None:
-        self._slots = self.laws.slots
+        self._all = (self.laws,) if self.classes is None else self.by_class
+        self._slots = tuple(laws.slots for laws in self._all)
         self._keys = None if self.keys == range(len(self.keys)) else np.asarray(self.keys, np.uint64)
+
+    def _class(self, client: int) -> int:
+        return 0 if self.classes is None else int(self.classes[client])
 
     def values(self, client: int, nth: int) -> dict[JobSlot, float]:
         """Every law's value for this job."""
-        if not self._slots:
+        slots = self._slots[self._class(client)]
+        if not slots:
             return {}
         drawn = draws.block(self.seed, Purpose.JOB, self.keys[client], nth, 0)
-        return {slot: law.at(draws.uniform(drawn[slot])) for slot, law in self._slots}
+        return {slot: law.at(draws.uniform(drawn[slot])) for slot, law in slots}
 
     def columns(self, clients: NDArray[np.int64], nths: NDArray[np.int64]) -> dict[JobSlot, NDArray[np.float64]]:
         """Every law's values for jobs of these clients, bit for bit those of :meth:`values`."""
-        if not self._slots:
+        if not any(self._slots):
             return {}
-        keys = clients if self._keys is None else self._keys[clients]
-        drawn = draws.uniforms(draws.blocks(self.seed, Purpose.JOB, keys, nths, 0))
-        return {slot: law.at(np.ascontiguousarray(drawn[:, slot])) for slot, law in self._slots}
+        drawn = draws.uniforms(draws.blocks(self.seed, Purpose.JOB, self._key(clients), nths, 0))
+        if self.classes is None:
+            return {slot: law.at(np.ascontiguousarray(drawn[:, slot])) for slot, law in self._slots[0]}
+        found: dict[JobSlot, NDArray[np.float64]] = {}
+        mine = self.classes[clients]
+        for number, slots in enumerate(self._slots):
+            those = mine == number
+            for slot, law in slots:
+                column = found.setdefault(slot, np.ones(len(clients)))
+                column[those] = law.at(np.ascontiguousarray(drawn[those, slot]))
+        return found
+
+    def _key(self, clients: NDArray[np.int64]) -> NDArray[Any]:
+        return clients if self._keys is None else self._keys[clients]
+
+    @property
+    def pauses(self) -> bool:
+        """Whether devices pause after each epoch."""
+        return any(laws.epoch_idle_s is not None for laws in self._all)
+
+    def idle_s(self, client: int, nth: int, epochs: int) -> list[float]:
+        """Seconds of the pause after each epoch of this job; empty where devices do not pause."""
+        law = self._all[self._class(client)].epoch_idle_s
+        if law is None:
+            return []
+        groups = range(-(-epochs // 4))
+        words = [
+            word for at in groups for word in draws.block(self.seed, Purpose.EPOCH_IDLE, self.keys[client], nth, at)
+        ]
+        return [law.at(draws.uniform(word)) for word in words[:epochs]]
+
+    def idle_columns(
+        self, clients: NDArray[np.int64], nths: NDArray[np.int64], epochs: NDArray[np.int64]
+    ) -> Iterator[NDArray[np.float64]]:
+        """Yield the pauses after the first, the second, ... epoch of these jobs; 0 for jobs that have fewer epochs."""
+        keys, drawn = self._key(clients), np.zeros((len(clients), 4))
+        mine = np.zeros(len(clients), np.int16) if self.classes is None else self.classes[clients]
+        for epoch in range(int(epochs.max(initial=0))):
+            if epoch % 4 == 0:
+                drawn = draws.uniforms(draws.blocks(self.seed, Purpose.EPOCH_IDLE, keys, nths, epoch // 4))
+            pause = np.zeros(len(clients))
+            for number, laws in enumerate(self._all):
+                those = (mine == number) & (epochs > epoch)
+                if laws.epoch_idle_s is not None:
+                    pause[those] = laws.epoch_idle_s.at(np.ascontiguousarray(drawn[those, epoch % 4]))
+            yield pause
 
 
 class Ahead(NamedTuple):
@@ -126,23 +196,25 @@ class DrawnTrips:
     for bit the same. In a small population a client's next trips are drawn with those of its neighbours that have
     run out as well. In a large one most clients leave once or twice: there the desk foretells (``foresees``,
     ``expect``) who will leave next, and whoever leaves unforetold is drawn alone. ``usual_steps`` says how many steps
-    a client's jobs have unless the strategy asks for others.
+    a client's jobs have unless the strategy asks for others, ``epoch_steps`` how many an epoch has.
     """
 
     links: Links
-    device_factor: Sequence[float]
+    devices: Devices
     job_draws: JobDraws
-    seconds_per_step: float
     delay_scale: float = 1.0
     usual_steps: Sequence[int] | None = field(default=None, repr=False, compare=False)
+    epoch_steps: Sequence[int] | None = field(default=None, repr=False, compare=False)
     contended: bool = field(init=False, default=False)
     foresees: bool = field(init=False)
     _clients: int = field(init=False)
+    _pauses: bool = field(init=False)
     _longest: int = field(init=False)
     _ahead: dict[int, Ahead] = field(init=False, default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
-        self._clients = len(self.device_factor)
+        self._clients = len(self.devices.factor)
+        self._pauses = self.job_draws.pauses
         self._longest = min(_LONGEST, _AHEAD // max(1, self._clients))
         self.foresees = self._longest < _SHORTEST
 
@@ -157,7 +229,7 @@ class DrawnTrips:
             size = self.links.size_bytes
             return new(Trip, (download, None if wait < 0 else wait, compute, upload, size, size, None))
         try:
-            return self._trip(client, work, self.job_draws.values(client, nth))
+            return self._trip(client, nth, work.steps or 0)
         except (ValueError, OverflowError) as error:
             raise RunError(f"client {client}, job number {nth} of this client: {error}; check its laws") from error
 
@@ -203,14 +275,25 @@ class DrawnTrips:
             return ahead.steps
         return otherwise if self.usual_steps is None else self.usual_steps[client]
 
-    def _trip(self, client: int, work: Work, drawn: dict[JobSlot, float]) -> Trip:
-        scale = self.delay_scale
-        compute_s = (work.steps or 0) * self.seconds_per_step * self.device_factor[client]
+    def pauses(self, client: int, nth: int, steps: int) -> tuple[int, ...]:
+        """Ticks that the device pauses after each epoch of this job, part of its compute leg; empty = it does not."""
+        if not self._pauses:
+            return ()
+        epoch = self._epoch_steps(client)
+        found = self.job_draws.idle_s(client, nth, -(-steps // epoch))
+        return tuple(scaled(to_ticks(seconds), self.delay_scale) for seconds in found)
+
+    def _epoch_steps(self, client: int) -> int:
+        return max(1, 1 if self.epoch_steps is None else self.epoch_steps[client])
+
+    def _trip(self, client: int, nth: int, steps: int) -> Trip:
+        scale, drawn = self.delay_scale, self.job_draws.values(client, nth)
+        compute_s = self.devices.compute_s(client, steps) * drawn.get(JobSlot.COMPUTE_JITTER, 1.0)
         wait_s = drawn.get(JobSlot.WAIT)
         return Trip(
             download=scaled(self.links.download(client, drawn.get(JobSlot.DOWN_LATENCY_JITTER, 1.0)), scale),
             wait=None if wait_s is None else scaled(to_ticks(wait_s), scale),
-            compute=scaled(to_ticks(compute_s * drawn.get(JobSlot.COMPUTE_JITTER, 1.0)), scale),
+            compute=scaled(to_ticks(compute_s), scale) + sum(self.pauses(client, nth, steps)),
             upload=scaled(self.links.upload(client, drawn.get(JobSlot.UP_LATENCY_JITTER, 1.0)), scale),
             bytes_down=self.links.size_bytes,
             bytes_up=self.links.size_bytes,
@@ -222,7 +305,7 @@ class DrawnTrips:
             parts = [slice(at, at + _ROWS) for at in range(0, len(clients), _ROWS)]
             return b"".join([self._packed(clients[part], nths[part], steps[part]) for part in parts])
         drawn = self.job_draws.columns(clients, nths)
-        compute_s = steps * self.seconds_per_step * np.asarray(self.device_factor)[clients]
+        compute_s = self.devices.computes_s(clients, steps)
         latency_s = np.asarray(self.links.latency_s)[clients]
         down, up = self.links.transfers(clients)
         whole = (
@@ -233,12 +316,29 @@ class DrawnTrips:
         )
         largest = _EXACT / max(self.delay_scale, 1.0)
         sound = np.logical_and.reduce([(leg >= 0.0) & (leg < largest) for leg in whole])  # NaN is not
+        paused = self._paused(clients, nths, steps) if self._pauses else None
+        if paused is not None:
+            sound &= (paused[0] + whole[2]) < largest
         legs = [_scaled(np.where(sound, leg, 0.0), self.delay_scale) for leg in whole]
+        if paused is not None:
+            legs[2] += np.where(sound, paused[1], 0)
         stock = np.stack([nths, *legs], axis=1)
         stock[~sound, 1] = -1
         if JobSlot.WAIT not in drawn:
             stock[:, 2] = -1
         return stock.astype("<i8").tobytes()
+
+    def _paused(
+        self, clients: NDArray[np.int64], nths: NDArray[np.int64], steps: NDArray[np.int64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """All pauses of these jobs together: ticks as whole floats not scaled, and scaled."""
+        epoch = np.array([self._epoch_steps(client) for client in clients.tolist()], np.int64)
+        plain, total = np.zeros(len(clients)), np.zeros(len(clients), np.int64)
+        for pause in self.job_draws.idle_columns(clients, nths, -(-steps // epoch)):
+            ticks = _whole(pause)
+            plain += ticks
+            total += _scaled(np.where(ticks < _EXACT / max(self.delay_scale, 1.0), ticks, 0.0), self.delay_scale)
+        return plain, total
 
 
 def _whole(seconds: NDArray[Any], factor: NDArray[np.float64] | None = None) -> NDArray[np.float64]:

@@ -160,20 +160,22 @@ GOOD = "[clients]\ncount = 4\n[run]\nmax_updates = 1\n"
         ),
         (
             "[network]\nlatency_s = { law = 'exponential', median = 2, mean = 1 }\n",
-            'bad.toml:6: [network.latency_s] has no key "median" with law = "exponential"; it belongs to law = "lognormal"',
+            'bad.toml:6: [network.latency_s] has no key "median" with law = "exponential"; it belongs to law = "lognormal", "log_cauchy"',
         ),
         (
             "[network.latency_s]\nlaw = 'gauss'\n",
             (
                 'bad.toml:6: [network.latency_s] law must be one of "constant", "uniform", "exponential", "lognormal", '
-                '"half_normal", "pareto", "lomax", "zipf", not "gauss"'
+                '"half_normal", "pareto", "lomax", "zipf", '
+                '"lognormal_moments", "gaussian", "erlang", "weibull", "frechet", "log_cauchy", "quantiles", "discrete", not "gauss"; did you mean "gaussian"?'
             ),
         ),
         (
             "[network.latency_s]\nvalue = 1\n",
             (
                 'bad.toml:5: [network.latency_s] needs the key "law", one of "constant", "uniform", "exponential", '
-                '"lognormal", "half_normal", "pareto", "lomax", "zipf"'
+                '"lognormal", "half_normal", "pareto", "lomax", "zipf", '
+                '"lognormal_moments", "gaussian", "erlang", "weibull", "frechet", "log_cauchy", "quantiles", "discrete"'
             ),
         ),
         (

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from desim_fl import draws
 from desim_fl.core import Trip, Work
+from desim_fl.devices import Devices
 from desim_fl.draws import ClientSlot, JobSlot, Purpose
 from desim_fl.durations import Constant, Exponential, HalfNormal, Lognormal, Pareto, Uniform, Zipf
 from desim_fl.errors import RunError
@@ -32,7 +33,7 @@ def drawn_trips(
     """Trips of four clients over links of 8 and 4 Mbit/s with 20 ms of latency."""
     links = Links(100_000, (0.02,) * CLIENTS, (8.0,) * CLIENTS, (4.0,) * CLIENTS)
     job_draws = JobDraws(seed, range(CLIENTS), laws)
-    return DrawnTrips(links, (factor,) * CLIENTS, job_draws, seconds_per_step, scale)
+    return DrawnTrips(links, Devices((factor,) * CLIENTS, seconds_per_step), job_draws, scale)
 
 
 def trips_of(source: DrawnTrips, steps: int = 50) -> list[Trip]:
@@ -166,7 +167,7 @@ def test_blocks_of_trips_equal_single_trips(scale):
     source, single = drawn_trips(ALL_LAWS), drawn_trips(ALL_LAWS)
     source.delay_scale = single.delay_scale = scale
     work = Work(epochs=1, steps=17)
-    expected = [single._trip(2, work, single.job_draws.values(2, nth)) for nth in range(400)]
+    expected = [single._trip(2, nth, work.steps or 0) for nth in range(400)]
     assert [source.trip(2, nth, work) for nth in range(400)] == expected
     assert source._ahead[2].end >= 400, "nothing was ever drawn ahead"
     assert [source.trip(2, nth, work) for nth in reversed(range(400))] == expected[::-1]
@@ -186,7 +187,7 @@ def test_trips_do_not_depend_on_who_else_asks_nor_on_what_is_foretold():
         nths[client] += 1
         if turn % 50 == 0:
             foretold.expect([0, 1, 3, 0], [nths[0], nths[1], nths[3], nths[0]])
-        expected = alone._trip(client, work, alone.job_draws.values(client, nth))
+        expected = alone._trip(client, nth, work.steps or 0)
         assert crowd.trip(client, nth, work) == expected
         assert foretold.trip(client, nth, work) == expected
 
@@ -197,7 +198,7 @@ def test_one_trip_without_end_spoils_no_other():
     fates = set()
     for nth in range(300):
         try:
-            whole = source._trip(1, Work(steps=50), source.job_draws.values(1, nth))
+            whole = source._trip(1, nth, 50)
         except ValueError:
             with pytest.raises(RunError, match=f"client 1, job number {nth} "):
                 source.trip(1, nth, Work(steps=50))

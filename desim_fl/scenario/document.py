@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from desim_fl.scenario.asynchronous import FedBuff
+from desim_fl.scenario.devices import with_profile
 from desim_fl.scenario.rules import problems
 from desim_fl.scenario.server import Checkpoint, Executor, Run
 from desim_fl.scenario.strategies import Strategy
@@ -61,6 +62,9 @@ class Scenario(Table):
             del document["run"][key]
         if isinstance(self.data, Quadratic) or (isinstance(self.data, LeastSquares) and self.data.shared):
             del document["clients"]["partition"], document["clients"]["min_samples"]
+        for key in ("latency_s",):  # which has a default
+            if self.clients.every_class_says(key):
+                del document["network"][key]
         return document
 
     def to_toml(self) -> str:
@@ -76,8 +80,9 @@ class Scenario(Table):
 
 
 def filled(document: Any) -> Any:
-    """Return the document with the model's name, where absent, chosen by the data."""
+    """Return the document with what a profile stands for, and with the model's name, where absent, chosen by the data."""
     if not isinstance(document, dict):
         return document
+    document = with_profile(document)
     name, model = BY_DATA.get(data_name(document.get("data", {})) or ""), document.get("model", {})
     return {**document, "model": {"name": name, **model}} if name and isinstance(model, dict) else document

@@ -6,6 +6,7 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from desim_fl.scenario.devices import DeviceClass
 from desim_fl.scenario.laws import LAWS
 from desim_fl.scenario.rules import Loc, Problem, bare, key_of, quoted
 from desim_fl.scenario.schedules import LrSchedule
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from desim_fl.scenario.table import Table
 
+CLASSES = ("clients", "classes")
 TOP = ("name", "description")
 PLAIN: dict[str, type[Table]] = {
     "clients": Clients,
@@ -59,6 +61,8 @@ def heading(loc: Loc) -> str:
     """Return the name of the table that a place lies in, in brackets, with a blank; empty at the top."""
     if not loc or loc[0] not in SECTIONS:
         return ""
+    if loc[:2] == CLASSES and len(loc) > 3:  # noqa: PLR2004  (a key of one class)
+        loc = (*CLASSES, *loc[3:])
     names = loc[: next((i for i, part in enumerate(loc) if isinstance(part, int)), len(loc))]
     table = names[:-1] if len(names) > 1 else names
     return "[" + ".".join(bare(str(part)) for part in table) + "] "
@@ -96,6 +100,8 @@ def choice_at(document: Mapping[str, Any], table: Loc) -> Choice:
     section = str(table[0])
     if table in NESTED:
         return Choice({"": NESTED[table]}, "")
+    if table[:2] == CLASSES and len(table) == 3:  # noqa: PLR2004
+        return Choice({"": DeviceClass}, "")
     if len(table) > 1:
         return Choice(LAWS, value_at(document, table)["law"], "law")
     if section in PLAIN:

@@ -161,7 +161,8 @@ def _untagged(loc: Loc) -> Loc:
     if section in messages.VARIANTS:
         loc = (*loc[:1], *loc[2:])
     tags: Iterable[str] = ("one", "each") if section == "data" else LAWS if section in ("clients", "network") else ()
-    return (*loc[:2], *loc[3:]) if len(loc) > 2 and loc[2] in tags else loc  # noqa: PLR2004
+    at = 4 if loc[:2] == messages.CLASSES else 2  # a law of a class, or of all
+    return (*loc[:at], *loc[at + 1 :]) if len(loc) > at and loc[at] in tags else loc
 
 
 def _readable(document: dict[str, Any], found: Sequence[Problem]) -> dict[str, Table | None]:

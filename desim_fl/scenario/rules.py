@@ -8,11 +8,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
+from desim_fl.scenario import device_rules
 from desim_fl.scenario.method import STALENESS_KEYS, MethodTable, StalenessTable
 from desim_fl.scenario.schedules import SCHEDULE_KEYS
 from desim_fl.scenario.synchronous import FedAvg
+from desim_fl.scenario.table import Loc, Problem
 from desim_fl.scenario.training import BY_DATA, Cnn, Logistic
 from desim_fl.scenario.world import Blobs, Clients, LeastSquares, Quadratic
 
@@ -24,21 +26,8 @@ if TYPE_CHECKING:
     from desim_fl.scenario.table import Table
     from desim_fl.scenario.training import Training
 
-Loc = tuple[str | int, ...]
 ARGS_DEPTH = 16
 SHOWN = 60  # characters of a value in a message
-
-
-class Problem(NamedTuple):
-    """One thing that is wrong.
-
-    ``loc`` is its place (table, key, index ...), ``text`` what the message says after the table's name. ``doubts``
-    are other keys it may stem from: if one of those is itself reported, this problem is not.
-    """
-
-    loc: Loc
-    text: str
-    doubts: tuple[Loc, ...] = ()
 
 
 def quoted(text: str) -> str:
@@ -301,6 +290,8 @@ def _fault(value: Any) -> str | None:
 RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_partition, ("data", "clients")),
     (_lengths, ("clients",)),
+    (device_rules.units, ("clients",)),
+    (device_rules.classes, ("clients", "network")),
     (_distinct_keys, ("clients",)),
     (_quadratic_lengths, ("data", "clients")),
     (_model_fits_data, ("data", "model")),

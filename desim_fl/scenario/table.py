@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 LARGEST = 10**12  # seconds, factors, Mbit/s: beyond it a sum of microseconds leaves 64 bits
 WHOLE_MAX = 2**53  # whole numbers up to here survive JSON and Parquet on every reader
 CLIENT_MAX = 2**32  # client numbers and keys are 32-bit words of the random streams
+
+Loc = tuple[str | int, ...]  # where a key stands: table, key, index ...
 
 Whole = Annotated[int, Field(ge=0, le=WHOLE_MAX)]
 Count = Annotated[int, Field(ge=1, le=WHOLE_MAX)]
@@ -57,3 +59,15 @@ def plain(value: Any) -> Any:
     if isinstance(value, (tuple, list)):
         return [plain(entry) for entry in value]
     return value + 0.0 if isinstance(value, float) else value
+
+
+class Problem(NamedTuple):
+    """One thing that is wrong.
+
+    ``loc`` is its place (table, key, index ...), ``text`` what the message says after the table's name. ``doubts``
+    are other keys it may stem from: if one of those is itself reported, this problem is not.
+    """
+
+    loc: Loc
+    text: str
+    doubts: tuple[Loc, ...] = ()

@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from desim_fl.scenario.devices import UNITS, DeviceClass
 from desim_fl.scenario.laws import Bandwidth, Constant, Duration, Factor
-from desim_fl.scenario.table import CLIENT_MAX, Amount, Count, Number, PartShare, Share, Table, Whole
+from desim_fl.scenario.table import CLIENT_MAX, Amount, Count, Number, PartShare, Positive, Share, Table, Whole
 
 DEFAULT_DATA = "fashion_mnist_6k"
 FASHION_TRAIN = 6000
@@ -113,6 +114,7 @@ Data = Annotated[
 ]
 
 ClientKey = Annotated[int, Field(ge=0, lt=CLIENT_MAX)]
+ProfileName = Literal["fadas_mild", "fadas_large", "quafl", "port", "fedscale_lognormal", "safa", "boards", "phones"]
 ClientName = Annotated[str, Field(min_length=1, max_length=200)]
 
 
@@ -131,8 +133,27 @@ class Clients(Table):
         description="Dirichlet concentration; smaller is more uneven. Only with dirichlet, and there required.",
     )
     min_samples: Count = Field(default=1, description="Every client gets at least so many training examples.")
+    profile: ProfileName | None = Field(
+        default=None,
+        description="Devices (and links) as published, by name: stands for the keys that are listed in the docs, each of "
+        "which can still be given.",
+    )
     seconds_per_step: Amount = Field(
         default=0.01, description="Compute time of one optimiser step, in seconds, at factor 1."
+    )
+    seconds_per_sample: Amount | None = Field(
+        default=None, description="Compute time of one training sample, instead of seconds_per_step."
+    )
+    seconds_per_job: Amount | None = Field(
+        default=None, description="Compute time of a whole job, however many steps it has, instead of seconds_per_step."
+    )
+    flops_per_sample: Positive | None = Field(
+        default=None,
+        description="Floating-point operations of one training sample, forward and backward; with device_flops instead "
+        "of seconds_per_step.",
+    )
+    device_flops: Factor | None = Field(
+        default=None, description="Law drawn once a client: floating-point operations a second of its device."
     )
     device_factor: Factor = Field(
         default=Constant(value=1.0),
@@ -150,12 +171,48 @@ class Clients(Table):
         description="Share of jobs, drawn by client and job, that manage only a part of their epochs: 1 to epochs - 1, all "
         "equally likely (or of their steps, where training says steps); absent = none.",
     )
+    epoch_idle_s: Duration | None = Field(
+        default=None,
+        description="Law drawn for every epoch of every job: seconds the device pauses after it, part of the compute leg.",
+    )
+    watts_compute: Amount | None = Field(default=None, description="Power while computing, pauses included.")
+    watts_send: Amount | None = Field(default=None, description="Power while uploading.")
+    watts_receive: Amount | None = Field(default=None, description="Power while downloading.")
+    watts_idle: Amount | None = Field(
+        default=None, description="Power at all other times of the run, the wait before computing included."
+    )
+    price_per_hour: Amount | None = Field(default=None, description="Money for an hour in which the client has a job.")
+    price_per_gb: Amount | None = Field(default=None, description="Money for 10^9 bytes, down or up.")
+    classes: Annotated[tuple[DeviceClass, ...], Field(strict=False, min_length=1, max_length=100)] | None = Field(
+        default=None, description="Classes of devices, one table [[clients.classes]] each; absent = all are alike."
+    )
+    class_shares: Literal["drawn", "exact"] = Field(
+        default="drawn",
+        description="A client's class is drawn by share, or the numbers of clients follow the shares exactly.",
+    )
     keys: Annotated[tuple[ClientKey, ...], Field(strict=False)] | None = Field(
         default=None, description="One distinct number a client, which names its random streams; absent = 0, 1, 2, ..."
     )
     names: Annotated[tuple[ClientName, ...], Field(strict=False)] | None = Field(
         default=None, description="One name a client, for reports; absent = its number."
     )
+
+    @property
+    def unit(self) -> str:
+        """The key that says how long work takes."""
+        return next((key for key in UNITS if key != UNITS[0] and getattr(self, key) is not None), UNITS[0])
+
+    def idle(self) -> frozenset[str]:
+        """Return ``seconds_per_step`` beside another unit of work, ``class_shares`` without classes, and what all classes say."""
+        measured = self.unit != UNITS[0] or self.every_class_says("unit")
+        facts = {"seconds_per_step": measured, "class_shares": self.classes is None}
+        said = (key for key in ("device_factor", "jitter_factor") if self.every_class_says(key))
+        return frozenset(key for key, idle in facts.items() if idle) | frozenset(said)
+
+    def every_class_says(self, key: str) -> bool:
+        """Tell whether there are classes, and each has this key, so that what is said for all has no effect."""
+        kinds = self.classes or ()
+        return bool(kinds) and all(getattr(kind, key) is not None for kind in kinds)
 
 
 class Network(Table):

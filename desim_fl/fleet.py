@@ -1,0 +1,139 @@
+"""From the tables about clients and network to their devices, links and trips."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from desim_fl import durations
+from desim_fl.devices import JOB, SAMPLE, STEP, Devices, Samples, assigned
+from desim_fl.draws import ClientSlot
+from desim_fl.network import Links
+from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_class, per_client
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    from desim_fl.assignment import Assignment
+    from desim_fl.population import Population
+    from desim_fl.scenario import Scenario
+
+_PER = {"seconds_per_step": STEP, "seconds_per_sample": SAMPLE, "seconds_per_job": JOB, "device_flops": SAMPLE}
+
+
+def law(table: Any) -> durations.Law:
+    """Return the law that a table describes."""
+    return durations.build(**table.parameters())
+
+
+def trips(scenario: Scenario, people: Population, size_bytes: int, assignment: Assignment) -> DrawnTrips:
+    """Return what draws the trips of a scenario's clients."""
+    clients, seed = scenario.clients, scenario.run.seed
+    shares = [kind.share for kind in clients.classes or ()]
+    classes = assigned(shares, seed, people.keys, exact=clients.class_shares == "exact") if shares else None
+    constants = partial(_constants, scenario, people, classes)
+    job_laws = _job_laws(scenario)
+    return DrawnTrips(
+        links=Links(
+            size_bytes=size_bytes,
+            latency_s=constants("network", "latency_s", ClientSlot.LATENCY),
+            down_mbps=constants("network", "down_mbps", ClientSlot.DOWN_MBPS),
+            up_mbps=constants("network", "up_mbps", ClientSlot.UP_MBPS),
+        ),
+        devices=_devices(scenario, people, assignment, classes, constants),
+        job_draws=JobDraws(seed, people.keys, job_laws[0], classes, () if classes is None else tuple(job_laws[1:])),
+        delay_scale=scenario.run.delay_scale,
+        usual_steps=[work.steps or 0 for work in assignment.usual],
+        epoch_steps=assignment.steps_per_epoch,
+    )
+
+
+def said(scenario: Scenario, section: str, key: str) -> list[Any]:
+    """Return what holds for all, and what for each class of devices: its own, or else that."""
+    common = getattr(getattr(scenario, section), key)
+    each = [getattr(kind, key) for kind in scenario.clients.classes or ()]
+    return [common, *(common if value is None else value for value in each)]
+
+
+def _constants(
+    scenario: Scenario, people: Population, classes: NDArray[np.int16] | None, section: str, key: str, slot: ClientSlot
+) -> Any:
+    """Draw a constant of every client, each from the law of its class; ``None`` where there is no law."""
+    laws = [None if table is None else law(table) for table in said(scenario, section, key)]
+    if classes is None:
+        return None if laws[0] is None else per_client(laws[0], scenario.run.seed, people.keys, slot)
+    if all(each is None for each in laws[1:]):
+        return None
+    return per_class(laws[1:], classes, scenario.run.seed, people.keys, slot)
+
+
+def _job_laws(scenario: Scenario) -> list[JobLaws]:
+    """Return the laws of what is drawn for every job: for all, then for each class."""
+    jitter, wait, idle = (said(scenario, "clients", key) for key in ("jitter_factor", "wait_s", "epoch_idle_s"))
+    latency = _factor(scenario.network.latency_jitter_factor)
+    return [
+        JobLaws(
+            _factor(jitter[at]),
+            None if wait[at] is None else law(wait[at]),
+            latency,
+            None if idle[at] is None else law(idle[at]),
+        )
+        for at in range(len(jitter))
+    ]
+
+
+def _factor(table: Any) -> durations.Law | None:
+    """Return a factor's law, or ``None`` where it is always 1 and need not be drawn."""
+    found = law(table)
+    return None if found == durations.Constant(1.0) else found
+
+
+def _devices(
+    scenario: Scenario,
+    people: Population,
+    assignment: Assignment,
+    classes: NDArray[np.int16] | None,
+    constants: Callable[..., Any],
+) -> Devices:
+    clients = scenario.clients
+    kinds: Sequence[Any] = [clients] if classes is None else clients.classes or ()
+    units = [kind.unit or clients.unit for kind in kinds]
+    samples = None
+    if any(_PER[unit] == SAMPLE for unit in units):
+        samples = Samples(people.sizes, assignment.steps_per_epoch, scenario.training.batch_size)
+    return Devices(
+        factor=constants("clients", "device_factor", ClientSlot.DEVICE_FACTOR),
+        unit_s=_unit_s(scenario, units, kinds, classes, constants),
+        per=_PER[units[0]] if classes is None else np.array([_PER[unit] for unit in units], np.int8)[classes],
+        samples=samples,
+        classes=classes,
+        class_names=tuple(kind.name for kind in clients.classes or ()),
+    )
+
+
+def _unit_s(
+    scenario: Scenario,
+    units: Sequence[str],
+    kinds: Sequence[Any],
+    classes: NDArray[np.int16] | None,
+    constants: Callable[..., Any],
+) -> float | NDArray[np.float64]:
+    """Return seconds of a unit of work at factor 1: one number where it is the same for all, or one a client."""
+    clients = scenario.clients
+    flops = None
+    if "device_flops" in units:
+        flops = np.asarray(constants("clients", "device_flops", ClientSlot.DEVICE_FLOPS))
+    if classes is None:
+        return getattr(clients, units[0]) if flops is None else clients.flops_per_sample / flops
+    seconds = np.empty(len(classes))
+    for number, (unit, kind) in enumerate(zip(units, kinds, strict=True)):
+        those = classes == number
+        if unit == "device_flops" and flops is not None:
+            seconds[those] = clients.flops_per_sample / flops[those]
+        else:
+            seconds[those] = getattr(clients if kind.unit is None else kind, unit)
+    return seconds
