@@ -90,7 +90,8 @@ class Devices:
             seen = steps if self.samples is None else self.samples.of(clients, steps)
             amount = np.where(per == STEP, steps, np.where(per == JOB, np.minimum(steps, 1), seen))
         unit_s = self.unit_s if isinstance(self.unit_s, float) else self.unit_s[clients]
-        return amount * unit_s * np.asarray(self.factor)[clients]
+        seconds: NDArray[np.float64] = amount * unit_s * np.asarray(self.factor, np.float64)[clients]
+        return seconds
 
     def seconds_per(self, unit: int) -> NDArray[np.float64]:
         """Seconds of this unit by client, device factor included; NaN for clients that are measured otherwise."""
