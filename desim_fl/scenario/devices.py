@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field
 
-from desim_fl.scenario.laws import Bandwidth, Duration, Factor  # noqa: TC001  (pydantic reads annotations)
+from desim_fl.scenario.laws import Bandwidth, Duration, Factor
 from desim_fl.scenario.table import Amount, Positive, Table
 
 if TYPE_CHECKING:
