@@ -373,7 +373,7 @@ class Engine:
         steps, compute = flying.boundary(now, how, pace(self.world, flying))
         if steps == flying.steps:
             return
-        ahead = {kind for kind, tick in flying.legs() if tick > now}
+        behind = {kind for kind, tick in flying.legs() if tick <= now}  # a lost job may have had no leg ahead at all
         self.log.cut(job.id)
         trip = flying.trip._replace(compute=compute)
         ends, lost = fate(trip, flying.left)
@@ -382,7 +382,7 @@ class Engine:
             self._env, self._arrival if lost is None else self._loss, now, job, trip, flying.left, steps, ends, lost
         )
         self.flights[job.id] = shorter
-        later = tuple(end for end in shorter.legs() if end[0] in ahead)  # a boundary in this very instant included
+        later = tuple(end for end in shorter.legs() if end[0] not in behind)  # one in this very instant included
         self.log.legs(job.client, job.id, later)
 
     def _set_alarm(self, alarm: Alarm) -> None:

@@ -66,6 +66,20 @@ def test_a_running_job_reports_at_its_next_boundary(how, arrives, steps):
     )
 
 
+def test_a_job_that_would_be_lost_reports_before():
+    """Lost at 7 s, but asked at 3 s to report at its next epoch: it arrives at 5 s, with the end of its computing at 4 s."""
+    trips = ScriptedTrips([2, 8], upload=1, lost={(1, 0): (7.0, "crash")})
+    played = _sound(
+        play(
+            trips, strategy=Ending(how="epoch"), concurrency=2, steps=2, epochs=4, stops=StopRules(max_ticks=8_000_000)
+        )
+    )
+    assert [row[:2] for row in played.rows("computed", "arrive", "lose") if row[3] == 1] == [
+        (4, "computed"),
+        (5, "arrive"),
+    ]
+
+
 @pytest.mark.parametrize("how", ["cancel", "epoch", "step"])
 def test_the_old_landing_of_a_stopped_job_never_happens(how):
     """Played on beyond the instant at which the job would have landed, each job still lands once at most."""

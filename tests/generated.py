@@ -1,0 +1,408 @@
+"""Generated worlds: tables of what may vary, and a ledger of situations so rare that a test must see to it they come.
+
+A world is one line of every table in ``TABLES``, drawn by a seed, put together into one scenario of a few clients with
+quadratic functions: it plays in milliseconds, and every trained value is exact. ``playing.py`` plays each world as a
+plan, with two executors, stopped and resumed, and checks laws 1, 2, 4 and 5; ``test_generated.py`` does so for some
+hundreds, ``python tests/playing.py 20000 [first seed]`` for as many as you like.
+
+**To join with a new feature**
+
+1. Add a line to the table it belongs to (or a table, for a new axis): a name, and the keys that it sets, written as for
+   ``--set``. A list stands for one of its entries, drawn by the seed. A later table overrides an earlier one, and a key
+   without a value is taken out.
+2. What no key can say is a function ``(world, chance) -> world`` beside the keys, on ``desim_fl.world.World``.
+3. A combination that the scenario's own rules refuse is passed over; but every line must be played.
+4. If the feature brings a situation that rarely comes about, or that is hard (two things in one instant, a kill while
+   something is under way), add a line to ``RARE``: a name, and how it shows in a world that was played (``Seen``).
+   The tests fail for as long as no world of the sample met it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from desim_fl.core import Alarm, Model, Reply, Send, Stop, Trip
+from desim_fl.executors.inline import InlineExecutor
+
+if TYPE_CHECKING:
+    import random
+    from collections.abc import Callable
+
+    from desim_fl.world import World
+
+BASE = """
+[data]
+name = "quadratic"
+curvature = [1.0, 2.0, 0.5, 1.5, 0.25, 3.0]
+optimum = [1.0, -1.0, 3.0, 0.5, -2.0, 0.0]
+examples_per_client = [40, 10, 70, 33, 5, 1]
+[clients]
+count = 6
+seconds_per_step = 0.5
+[model]
+name = "scalar"
+start = 5.0
+[training]
+batch_size = 16
+lr = 0.1
+[strategy]
+name = "fedasync"
+[run]
+concurrency = 3
+max_updates = 24
+"""
+
+
+# ---- what no key can say
+
+
+@dataclass
+class Crashing:
+    """Trips of which some end before they arrive: in the first instant, half-way, or in the instant of arrival."""
+
+    inner: Any
+    shares: dict[tuple[int, int], float]
+    contended: bool = False
+
+    def trip(self, client: int, nth: int, work: Any) -> Trip:
+        """The client's nth trip, perhaps lost."""
+        trip = self.inner.trip(client, nth, work)
+        share = self.shares.get((client, nth))
+        whole = trip.download + (trip.wait or 0) + trip.compute + trip.upload
+        return trip if share is None else trip._replace(lost=(int(share * whole), "crash"))
+
+
+def crashing(world: World, chance: random.Random) -> World:
+    """Losses among the first trips of each client."""
+    wanted = {
+        (client, nth): chance.choice([None, None, 0.0, 0.5, 1.0])
+        for client in range(len(world.sizes))
+        for nth in range(4)
+    }
+    return replace(
+        world, trips=Crashing(world.trips, {job: share for job, share in wanted.items() if share is not None})
+    )
+
+
+@dataclass
+class Poisoned:
+    """A task of which some jobs give no number."""
+
+    inner: Any
+    bad: frozenset[tuple[int, int]]
+
+    def train(self, job: Any, steps: int) -> Any:
+        """Train, or give NaN."""
+        outcome = self.inner.train(job, steps)
+        return outcome._replace(params=math.nan) if (job.client, job.nth) in self.bad else outcome
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+
+def poisoned(world: World, chance: random.Random) -> World:
+    """Updates that are not finite among the first of each client."""
+    bad = frozenset((client, nth) for client in range(len(world.sizes)) for nth in range(4) if chance.random() < 0.3)
+    task = getattr(world.executor, "task", None)
+    return world if task is None else replace(world, executor=InlineExecutor(Poisoned(task, bad)))
+
+
+class Kept(NamedTuple):
+    """What ``Restless`` remembers: an older version, what it broadcasts, an update that waits for another, a count."""
+
+    older: Model
+    control: Any
+    waiting: Any
+    count: int
+
+
+@dataclass(frozen=True)
+class Restless:
+    """Asks for everything that a strategy may: older versions, broadcasts, caches, reports before time, cancellations, alarms."""
+
+    reads_outcomes: bool = False
+    max_staleness: int | None = 3
+
+    def start(self, view: Any) -> tuple[Kept, Reply]:
+        """Send to as many as may be in flight, and set an alarm."""
+        sends = (Send(view.concurrency, extra=0.0),)
+        return Kept(view.model, 0.0, None, 0), Reply(sends=sends, alarms=(Alarm("look", 1.0),))
+
+    def arrive(self, state: Kept, view: Any, update: Any) -> tuple[Kept, Reply]:
+        """Publish every second update; send out again, sometimes from an older version; end others early."""
+        move = update.counts * (update.delta - (0.0 if update.cache is None else update.cache) * 0.125)
+        count = state.count + 1
+        start = state.older if count % 3 == 0 else None
+        sends = (Send(extra=state.control, start=start),)
+        others = sorted(view.flying)
+        stops = (Stop(others[0], "cancel" if count % 8 == 0 else "epoch"),) if others and count % 4 == 0 else ()
+        extra = (Send(),) if stops and stops[0].how == "cancel" else ()
+        reply = Reply(sends=(*sends, *extra), stops=stops, keep=((update.job.client, move),), weight=0.5)
+        kept = state._replace(control=state.control + move, count=count)
+        if state.waiting is None:
+            return kept._replace(waiting=move), reply
+        older = view.model if count % 5 == 0 else state.older
+        return kept._replace(waiting=None, older=older), reply._replace(params=view.params + 0.5 * state.waiting + move)
+
+    def lose(self, state: Kept, view: Any, loss: Any) -> tuple[Kept, Reply]:
+        """Send another out."""
+        del view, loss
+        return state, Reply(sends=(Send(),))
+
+    def alarm(self, state: Kept, view: Any, name: str) -> tuple[Kept, Reply]:
+        """Give up what waits, once in a while, and set the alarm anew."""
+        del view
+        abandon = state.waiting is not None and state.count % 2 == 0
+        return state._replace(waiting=None) if abandon else state, Reply(
+            alarms=(Alarm(name, 1.0),), sends=(), abandon=abandon
+        )
+
+
+@dataclass(frozen=True)
+class Choosy(Restless):
+    """The same, deciding by trained values: small moves are turned away, large ones end others."""
+
+    reads_outcomes: bool = True
+
+    def arrive(self, state: Kept, view: Any, update: Any) -> tuple[Kept, Reply]:
+        """Turn away by the size of the move."""
+        if abs(update.delta) < 0.05:
+            return state, Reply(reject="too small", sends=(Send(),))
+        kept, reply = super().arrive(state, view, update)
+        return kept, reply._replace(weight=0.5 * update.delta)
+
+
+@dataclass(frozen=True)
+class Loudest:
+    """A selector that reads outcomes: of those who are idle, the ones with the highest last loss."""
+
+    reads_outcomes: bool = True
+
+    def start(self) -> dict[int, float]:
+        """Nobody was heard."""
+        return {}
+
+    def hear(self, state: dict[int, float], client: int, loss: float | None) -> dict[int, float]:
+        """Remember a client's last loss."""
+        return {**state, client: -1.0 if loss is None else loss}
+
+    def choose(self, state: dict[int, float], view: Any, roster: Any, send: Send, number: int) -> Any:
+        """Choose by falling loss, strangers first."""
+        del number
+        idle = [client for client in range(view.clients) if roster.is_selectable(client)]
+        return state, tuple(sorted(idle, key=lambda client: (-state.get(client, 1e9), client))[: send.count])
+
+
+def restless(world: World, _: random.Random) -> World:
+    """The strategy that asks for everything."""
+    return replace(world, strategy=Restless())
+
+
+def choosy(world: World, _: random.Random) -> World:
+    """The one that reads trained values."""
+    return replace(world, strategy=Choosy())
+
+
+def loudest(world: World, _: random.Random) -> World:
+    """The selector that reads them."""
+    return replace(world, selector=Loudest())
+
+
+# ---- the tables
+
+Line = tuple[Any, ...]
+ROUNDS = ("strategy.name=fedavg", "run.concurrency")  # a key without a value is taken out
+TABLES: dict[str, dict[str, Line]] = {
+    "speed": {
+        "equal": (),
+        "halves": ("clients.device_factor={law='uniform',low=1.0,high=2.0}",),
+        "heavy": ("clients.device_factor={law='pareto',alpha=1.5,scale=1.0}", "clients.jitter_factor={law='exponential',mean=1.0}"),
+        "no time at all": ("clients.seconds_per_step=0.0",),
+        "waits": (["clients.wait_s=1.0", "clients.wait_s={law='uniform',low=0.0,high=2.0}", "clients.wait_s=0.0"],),
+    },
+    "network": {
+        "none": (),
+        "latency": ("network.latency_s=0.5",),
+        "links": ("network.latency_s=0.05", "network.down_mbps=0.001", "network.up_mbps={law='pareto',alpha=2.0,scale=0.0005}"),
+        "scaled": ("network.latency_s=0.25", "network.latency_jitter_factor={law='half_normal',sd=1.0,min=0.1}", ["run.delay_scale=10", "run.delay_scale=0.5"]),
+    },
+    "accidents": {
+        "none": (),
+        "crashes": (crashing,),
+        "no numbers": (poisoned,),
+        "both": (crashing, poisoned),
+    },
+    "work": {
+        "usual": (),
+        "epochs": ("training.epochs=3",),
+        "one explodes": ("data.curvature=[1.0, 1e12, 0.5, 1.5, 0.25, 3.0]", "training.steps=3"),
+        "some have nothing": ("data.examples_per_client=[40, 0, 70, 0, 5, 1]",),
+        "one alone": ("clients.count=1", "data.curvature=1.0", "data.optimum=1.0", "data.examples_per_client=20"),
+        "slowed by staleness": ("training.delay_aware={meaning='staleness',gamma_0=0.1,alpha_lr=0.5}", "training.lr"),
+    },
+    "selection": {
+        "uniform": (),
+        "round robin": ("run.selection=round_robin",),
+        "longest idle": ("run.selection=longest_idle",),
+        "in order": ("run.selection=order", "run.order=[0, 5, 5, 2]"),
+        "loudest": (loudest,),
+    },
+    "dispatch": {
+        "immediate": (["run.concurrency=3", "run.concurrency=1", "run.concurrency=6", "run.concurrency=16"],),
+        "after aggregation": ("run.dispatch=after_aggregation", ["run.concurrency=4", "run.concurrency=6"]),
+    },
+    "stop": {
+        "updates": (["run.max_updates=24", "run.max_updates=1", "run.max_updates=40"],),
+        "versions": (["run.max_versions=6", "run.max_versions=1"], "run.max_updates=60"),
+        "time": ("run.max_time_s=6", "run.max_updates=200"),
+        "time alone": ("run.max_time_s=5", "run.max_updates"),
+    },
+    "evaluation": {
+        "at the end": (),
+        "every version": (["run.eval_every_versions=1", "run.eval_every_versions=3"],),
+        "by the clock": (["run.eval_every_s=0.5", "run.eval_every_s=1.0"],),
+        "both": ("run.eval_every_versions=2", "run.eval_every_s=0.25"),
+    },
+    "strategy": {
+        "fedasync": (["strategy.alpha=0.6", "strategy.alpha=1.0"], ["strategy.mixing=model", "strategy.mixing=delta"]),
+        "fedasync, bounded": (["strategy.max_staleness=0", "strategy.max_staleness=1"], "strategy.staleness=hinge"),
+        "fedbuff": ("strategy.name=fedbuff", ["strategy.buffer_size=1", "strategy.buffer_size=3", "strategy.buffer_size=5"]),
+        "fedbuff, flushed": ("strategy.name=fedbuff", "strategy.buffer_size=4", "strategy.flush_at_end=true", "strategy.normalize=sum_w"),
+        "fedbuff, bounded": ("strategy.name=fedbuff", "strategy.buffer_size=2", "strategy.max_staleness=1"),
+        "rounds": (*ROUNDS, "strategy.clients_per_round=3"),
+        "rounds, over-selected": (
+            *ROUNDS, "strategy.clients_per_round=2", "strategy.over_selection=1.5",
+            ["strategy.cancel_stragglers=true", "strategy.cancel_stragglers=false"],
+        ),
+        "rounds with a deadline": (
+            *ROUNDS, "strategy.clients_per_round=3", ["strategy.deadline_s=1.0", "strategy.deadline_s=2.5"],
+            ["strategy.min_fraction=0.0", "strategy.min_fraction=1.0"], "run.max_time_s=30",
+        ),
+        "restless": (restless, "run.max_time_s=40"),
+        "choosy": (choosy, "run.max_time_s=40"),
+    },
+}  # fmt: skip
+LEARNING = (  # instead of quadratic functions: a small network, so that every executor can train it
+    "data", "data.name=blobs", "data.examples=240", "data.test_examples=60", "data.classes=3", "data.features=4",
+    "data.validation_share=0.1", "model", "model.name=mlp", "model.hidden=[5]", "clients.partition=dirichlet",
+    "clients.alpha=0.5", "clients.min_samples=3",
+)  # fmt: skip
+EXECUTORS: dict[str, tuple[str, ...]] = {
+    "threads": ("executor.name=threads", "executor.workers=3"),
+    "pool": ("executor.name=pool", "executor.workers=2"),
+    "ray": ("executor.name=ray", "executor.workers=2"),
+    "vmap": ("executor.name=vmap", "executor.width=3"),
+}
+
+
+# ---- the ledger
+
+
+class Kill(NamedTuple):
+    """What was under way in the instant after which a world was stopped, to be resumed."""
+
+    tick: int
+    buffered: int
+    bases: tuple[int, ...]  # of the jobs in flight
+    version: int
+    open_places: int
+    alarms: int
+    caches: int
+    read: int  # values, or replies, that training decided
+
+
+@dataclass
+class Seen:
+    """A world that was played: its rows (ticks, kind, client, job, version, staleness), what stands beside them, its kills.
+
+    ``writes`` are the kinds of files in the middle of whose writing it was killed; ``error`` names how it ended, if badly.
+    """
+
+    rows: list[tuple[int, str, int, int, int, int]] = field(default_factory=list)
+    reasons: set[str] = field(default_factory=set)
+    outcomes: set[str] = field(default_factory=set)
+    evaluations: list[Any] = field(default_factory=list)
+    why: str | None = None
+    error: str | None = None
+    open_places: int = 0
+    kills: list[Kill] = field(default_factory=list)
+    writes: set[str] = field(default_factory=set)
+    trips: Any = None
+    stop_params: float = 0.0
+
+    def ticks(self, kind: str) -> list[int]:
+        """Instants of the rows of a kind."""
+        return [row[0] for row in self.rows if row[1] == kind]
+
+    def together(self, one: str, other: str) -> bool:
+        """Whether rows of two kinds share an instant."""
+        return bool(set(self.ticks(one)) & set(self.ticks(other)))
+
+    def evaluated(self) -> set[int]:
+        """Instants of evaluations but the first."""
+        return {evaluation.ticks for evaluation in self.evaluations if evaluation.ticks}
+
+
+def _crash_at_the_finish(seen: Seen) -> bool:
+    shares = getattr(seen.trips, "shares", {})
+    sent = Counter()
+    for _, kind, client, _, _, _ in seen.rows:
+        if kind == "arrive" and shares.get((client, sent[client])) == 1.0:
+            return True
+        sent[client] += kind in {"arrive", "lose", "cancel"}
+    return False
+
+
+RARE: dict[str, Callable[[Seen], bool]] = {
+    "two arrivals in one instant": lambda s: len(set(s.ticks("arrive"))) < len(s.ticks("arrive")),
+    "a job that takes no time": lambda s: any(
+        row[1] == "arrive" and ("dispatch", row[3]) in {(r[1], r[3]) for r in s.rows if r[0] == row[0]} for row in s.rows
+    ),
+    "a loss": lambda s: bool(s.ticks("lose")),
+    "a loss and an arrival in one instant": lambda s: s.together("lose", "arrive"),
+    "a loss in the instant of departure": lambda s: s.together("lose", "dispatch"),
+    "a drop at the finish instant, which has arrived": _crash_at_the_finish,
+    "a stale update turned away": lambda s: "stale" in s.reasons,
+    "an update without examples turned away": lambda s: "no examples" in s.reasons,
+    "an update turned away by its trained value": lambda s: "too small" in s.reasons,
+    "an update that is not finite": lambda s: "rejected: non-finite" in s.outcomes,
+    "a cancelled job": lambda s: bool(s.ticks("cancel")),
+    "a cancellation in the instant of an arrival": lambda s: s.together("cancel", "arrive"),
+    "an abandoned round": lambda s: bool(s.ticks("abandon")),
+    "an alarm and an arrival in one instant": lambda s: s.together("alarm", "arrive"),
+    "a publish without an arrival": lambda s: any(row[1] == "publish" and row[3] == -1 for row in s.rows),
+    "a place nobody can fill": lambda s: s.open_places > 0,
+    "an evaluation in the instant of a publish": lambda s: bool(s.evaluated() & set(s.ticks("publish"))),
+    "an evaluation in an instant without a publish": lambda s: bool(s.evaluated() - set(s.ticks("publish"))),
+    "an evaluation by the clock in the instant of the stop": lambda s: len(
+        {e.version for e in s.evaluations if s.rows and e.ticks == s.rows[-1][0]}
+    ) > 1,
+    "a job from an older version": lambda s: any(
+        row[1] == "dispatch" and row[4] < max((r[4] for r in s.rows if r[0] < row[0] and r[1] == "publish"), default=0)
+        for row in s.rows
+    ),
+    "two publishes in one instant": lambda s: len(set(s.ticks("publish"))) < len(s.ticks("publish")),
+    "stopped by time": lambda s: s.why == "max_time",
+    "stopped by versions": lambda s: s.why == "max_versions",
+    "stopped by updates": lambda s: s.why == "max_updates",
+    "nothing left to happen": lambda s: "nothing is left" in (s.error or ""),
+    "time stands still": lambda s: "not advancing" in (s.error or ""),
+    "killed with a half-full buffer": lambda s: any(kill.buffered for kill in s.kills),
+    "killed with jobs of several versions in flight": lambda s: any(len(set(kill.bases)) > 1 for kill in s.kills),
+    "killed before the first publish": lambda s: any(kill.version == 0 for kill in s.kills),
+    "killed with a place open": lambda s: any(kill.open_places for kill in s.kills),
+    "killed with an alarm set": lambda s: any(kill.alarms for kill in s.kills),
+    "killed with caches of clients": lambda s: any(kill.caches for kill in s.kills),
+    "killed after the timeline has read trained values": lambda s: any(kill.read for kill in s.kills),
+    "killed in an instant of several arrivals": lambda s: any(s.ticks("arrive").count(kill.tick) > 1 for kill in s.kills),
+    "killed in the instant of a cancellation": lambda s: any(kill.tick in s.ticks("cancel") for kill in s.kills),
+    "killed in the instant of a loss": lambda s: any(kill.tick in s.ticks("lose") for kill in s.kills),
+    **{
+        f"killed while a {kind} was written": lambda s, kind=kind: kind in s.writes
+        for kind in ("scenario", "partition", "manifest", "part", "checkpoint", "metrics", "clients", "wall", "model", "report")
+    },
+    "killed while an old checkpoint was removed": lambda s: "removal" in s.writes,
+}  # fmt: skip
