@@ -1,4 +1,4 @@
-"""The command line: ``desim-fl run | plan | resume | verify | report | schema``.
+"""The command line: ``desim-fl run | plan | resume | study | verify | report | schema | bench``.
 
 Exit codes: 0 all is well, 1 a run failed or a check found a difference, 2 what was asked cannot be done (with the
 place and the way out), 130 interrupted. Messages go to stderr; with ``--json`` stdout holds one JSON object.
@@ -17,6 +17,7 @@ import typer
 
 from desim_fl import __version__
 from desim_fl.cli_bench import bench
+from desim_fl.cli_study import study
 from desim_fl.errors import DesimError, ScenarioError
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to s
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved scenario and stop.")]
 
 app.add_typer(bench, name="bench")
+app.command()(study)
 
 
 @app.callback(invoke_without_command=True)

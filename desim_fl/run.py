@@ -7,7 +7,7 @@ import platform
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime  # provenance only: host time never enters virtual time
-from functools import partial
+from functools import cache, partial
 from importlib import metadata
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -205,6 +205,7 @@ def _reuse(session: Session) -> dict[str, int] | None:
     return {name: getattr(executor, name) for name in names} if hasattr(executor, "rescored") else None
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on; imports none of them."""
     found = {"python": platform.python_version()}

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MANIFEST, SCENARIO = "manifest.json", "scenario.toml"
 _CLAIM = ".being-written"
 _TRACES = {_CLAIM, SCENARIO + durable.ASIDE}  # all that a run leaves that was killed before it could begin
+MARKS = (_CLAIM,)  # what may stand in a folder that is empty otherwise
 MODEL_METADATA = {"format": "pt"}  # constant, so that the bytes depend on the tensors alone
 
 METRICS_SCHEMA: dict[str, Any] = {
@@ -116,6 +117,14 @@ def reclaimed(folder: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Keep others out of a folder that is there, whatever it holds; raises ``RunDirectoryError`` where somebody writes."""
+    with _held(folder, (folder / _CLAIM).open("a")):
+        durable.sweep(folder)
+        yield
+
+
 def _way_out(folder: Path) -> str:
     """What a user may want who names a directory that is there."""
     known = known_manifest(folder)
@@ -147,9 +156,14 @@ def _lock(file: IO[str]) -> None:
     fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+def safe_name(name: str) -> str:
+    """Return a name that is one on every file system."""
+    return "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name)[:100].strip("-") or "run"
+
+
 def free_name(parent: Path, name: str) -> Path:
     """Find the first of ``name``, ``name-2``, ``name-3``, ... that is not taken in ``parent``."""
-    safe = "".join(c if c.isascii() and (c.isalnum() or c in "-_") else "-" for c in name)[:100].strip("-") or "run"
+    safe = safe_name(name)
     number = 1
     while (parent / (safe if number == 1 else f"{safe}-{number}")).exists():
         number += 1

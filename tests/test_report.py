@@ -17,7 +17,7 @@ from fake_runs import EVENTS, METRICS, Made, make
 
 from desim_fl import report
 from desim_fl.errors import RunDirectoryError
-from desim_fl.report import curves, facts, page, reading, rooms, story, theme, thinning, trips
+from desim_fl.report import curves, facts, page, reading, rooms, sheet, story, theme, thinning, trips
 from desim_fl.report.figures import Figure, Numbers, named
 
 HOSTILE = ("<b>x</b>", "</script><script>alert(1)</script>", "{{ 7 * 7 }}", "'\"&<!--")
@@ -148,7 +148,7 @@ def test_re_03_names_are_text(tmp_path: Path) -> None:
 
 def test_re_03_a_value_that_is_not_finite_stops_the_report() -> None:
     """Should a NaN reach the page's data, rendering raises instead of writing a page without charts."""
-    template = page._template()
+    template = sheet._template("report.html")
     with pytest.raises(ValueError, match="JSON compliant"):
         template.environment.from_string("{{ value | tojson }}").render(value={"loss": float("nan")})
 
@@ -375,4 +375,4 @@ def test_two_figures_share_one_table() -> None:
     frame = pl.DataFrame({"a": [1]}, schema={"a": pl.Int64})
     numbers = {"shared": Numbers("Shared", frame, {"a": "A"})}
     figures = [Figure(name, name, "", named("shared"), numbers) for name in ("one", "two")]  # type: ignore[arg-type]
-    assert [len(page._shown(figure, figures).tables) for figure in figures] == [1, 0]
+    assert [len(sheet.shown(figure, figures).tables) for figure in figures] == [1, 0]

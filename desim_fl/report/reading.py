@@ -87,11 +87,11 @@ def read(run_dir: Path) -> Run:
     """
     if not _is_folder(run_dir):
         raise RunDirectoryError(f"{run_dir} is not a run directory: there is no such folder")
-    manifest = _manifest(run_dir / "manifest.json")
+    manifest = manifest_of(run_dir / "manifest.json")
     clients = _table(run_dir / "clients.parquet", CLIENTS).sort("client")
     return Run(
         manifest=manifest,
-        scenario=_text(run_dir / "scenario.toml"),
+        scenario=text_of(run_dir / "scenario.toml"),
         events=_events(run_dir / "events"),
         metrics=_table(run_dir / "metrics.parquet", METRICS),
         clients=clients.with_columns(_labels(clients)),
@@ -106,7 +106,8 @@ def _is_folder(path: Path) -> bool:
         return False
 
 
-def _text(path: Path) -> str:
+def text_of(path: Path) -> str:
+    """Return the text of a file of a run directory."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -115,9 +116,10 @@ def _text(path: Path) -> str:
         ) from error
 
 
-def _manifest(path: Path) -> dict[str, Any]:
+def manifest_of(path: Path) -> dict[str, Any]:
+    """Return the manifest that a file holds."""
     try:
-        manifest = json.loads(_text(path))
+        manifest = json.loads(text_of(path))
     except json.JSONDecodeError as error:
         raise RunDirectoryError(f"{path} is not JSON: {error}") from error
     if not isinstance(manifest, dict):

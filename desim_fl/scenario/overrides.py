@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any
@@ -34,6 +35,25 @@ def apply(document: dict[str, Any], settings: Sequence[str]) -> tuple[dict[tuple
     return places, faults
 
 
+def apply_values(
+    document: dict[str, Any], values: Sequence[tuple[tuple[str, ...], Any]], place: str
+) -> tuple[dict[tuple[str | int, ...], str], list[str]]:
+    """Set values that stand elsewhere, at ``place`` (``None`` = leave the key out); return the same as :func:`apply`."""
+    places: dict[tuple[str | int, ...], str] = {}
+    faults: list[str] = []
+    for path, value in values:
+        try:
+            put(document, path, copy.deepcopy(value))
+            if value is None:
+                take_out(document, path)
+        except ScenarioError as error:
+            faults.append(f"{place}: {error}")
+        else:
+            places.pop(path, None)
+            places[path] = place
+    return places, faults
+
+
 def _one_line(setting: str) -> str:
     return setting if setting.isprintable() and len(setting) <= 200 else quoted(setting)  # noqa: PLR2004
 
@@ -43,12 +63,12 @@ def parse(setting: str) -> tuple[tuple[str, ...], Any]:
     match = _SETTING.fullmatch(setting)
     if match is None:
         raise ScenarioError(_SHAPE)
-    path = _path(match.group(1))
+    path = path_of(match.group(1))
     return path, _value(match.group(2).strip())
 
 
-def _path(text: str) -> tuple[str, ...]:
-    """Read a dotted TOML key."""
+def path_of(text: str) -> tuple[str, ...]:
+    """Read a dotted TOML key. Raises ScenarioError for what is none."""
     path: list[str] = []
     try:
         inner: Any = {} if "\n" in text or text.count(".") > MAX_DEPTH else tomllib.loads(f"{text.strip()} = 0")
@@ -90,3 +110,11 @@ def put(document: dict[str, Any], path: tuple[str, ...], value: Any) -> None:
             kind = "a list" if isinstance(table, list) else "a single value"
             raise ScenarioError(f"{quoted('.'.join(path[:depth]))} is {kind}, not a table; set it as a whole")
     table[path[-1]] = value
+
+
+def take_out(document: dict[str, Any], path: tuple[str, ...]) -> None:
+    """Leave a key out that is there."""
+    table: Any = document
+    for key in path[:-1]:
+        table = table[key]
+    del table[path[-1]]

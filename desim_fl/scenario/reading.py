@@ -15,7 +15,7 @@ from desim_fl.errors import ScenarioError
 from desim_fl.scenario import messages, rules
 from desim_fl.scenario.document import Scenario, filled
 from desim_fl.scenario.laws import LAWS
-from desim_fl.scenario.overrides import apply
+from desim_fl.scenario.overrides import apply, apply_values
 from desim_fl.scenario.places import MAX_DEPTH, Places, lines
 from desim_fl.scenario.strategies import Strategy
 from desim_fl.scenario.training import Model
@@ -37,23 +37,31 @@ PIPE_WAIT_S = 10
 _LONG_KEY = re.compile(r"""(?<![\w-])(?:(?:[A-Za-z0-9_-]++|"[^"\n]*+"|'[^'\n]*+')[ \t]*+\.[ \t]*+){64}""", re.ASCII)
 
 
-def load(path: str | Path, overrides: Sequence[str] = (), seed: int | None = None) -> Scenario:
-    """Read a scenario file, apply ``--set`` overrides and the seed, and check everything.
+def load(
+    path: str | Path,
+    overrides: Sequence[str] = (),
+    seed: int | None = None,
+    *,
+    values: Sequence[tuple[tuple[str, ...], Any]] = (),
+    place: str = "",
+) -> Scenario:
+    """Read a scenario file, apply values that stand elsewhere (at ``place``), ``--set`` overrides and the seed; check it.
 
     Raises ScenarioError with one line for each problem, ``path:LINE: [table] message``, in the order of the file;
     what an override brought in is named by the override instead of a line.
     """
-    text = _read(path)
-    document = _parse(str(path), text)
+    text, document = toml(path)
     document.setdefault("name", Path(path).stem)
-    settings, faults = apply(document, overrides)
+    settings, faults = apply_values(document, values, place)
+    more, wrong = apply(document, overrides)
+    settings, faults = {**settings, **more}, [*faults, *wrong]
     run = document.setdefault("run", {})
     if seed is not None and isinstance(run, dict):
         run["seed"] = seed
         settings.pop(("run", "seed"), None)
         settings["run", "seed"] = f"--seed {messages.shown(seed)}"
     places = Places(str(path), lines(text), settings)
-    _refuse_deep(document, places)
+    refuse_deep(document, places)
     try:
         scenario = Scenario.model_validate(document)
     except ValidationError as error:
@@ -62,6 +70,12 @@ def load(path: str | Path, overrides: Sequence[str] = (), seed: int | None = Non
     if faults:
         raise ScenarioError("\n".join(faults))
     return scenario
+
+
+def toml(path: str | Path) -> tuple[str, dict[str, Any]]:
+    """Read a TOML file: its text, and what stands in it. Raises ScenarioError naming file and line."""
+    text = _read(path)
+    return text, _parse(str(path), text)
 
 
 def _read(path: str | Path) -> str:
@@ -117,7 +131,7 @@ def _parse(path: str, text: str) -> dict[str, Any]:
         raise ScenarioError(f"{path}:{line}: is not TOML: {reason}{column}") from error
 
 
-def _refuse_deep(document: dict[str, Any], places: Places) -> None:
+def refuse_deep(document: dict[str, Any], places: Places) -> None:
     """Refuse what is nested deeper than any scenario, before anything walks it by recursion."""
     stack: list[tuple[str, Any, int]] = [(key, value, 1) for key, value in document.items()]
     while stack:

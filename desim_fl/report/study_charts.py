@@ -1,0 +1,209 @@
+"""Charts of a study: means by level, paired differences, runs that have not reached the target yet, learning curves."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import altair as alt
+import polars as pl
+
+from desim_fl.report.figures import Figure, Numbers, named
+from desim_fl.report.formats import time_unit
+from desim_fl.report.measures import TITLES
+from desim_fl.report.thinning import thin
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from desim_fl.report.study_reading import StudyFolder
+
+MOST_LINES = 12  # variants in one chart
+MOST_BARS = 40
+_LOG_RANGE = 20.0  # spans of levels and times beyond this are drawn on a logarithmic axis
+
+
+def axis_factor(study: StudyFolder) -> str:
+    """Return the factor that stands on the horizontal axis: the one with the most levels that are numbers, or levels."""
+    counts = {name: study.runs[f"level: {name}"].n_unique() for name in study.factors}
+    return max(study.factors, key=lambda name: (_numeric(study, name) and counts[name] > 2, counts[name]))  # noqa: PLR2004
+
+
+def _numeric(study: StudyFolder, factor: str) -> bool:
+    levels = study.runs[f"level: {factor}"].unique()
+    return levels.cast(pl.Float64, strict=False).is_finite().fill_null(value=False).all()
+
+
+def by_level(study: StudyFolder, metric: str) -> Figure:
+    """Means with their intervals, by the levels of the factors."""
+    title = TITLES[metric].title
+    factor = axis_factor(study)
+    levels = study.runs.select("variant", *(f"level: {name}" for name in study.factors)).unique(maintain_order=True)
+    rows = study.variants.filter(pl.col("metric") == metric).join(levels, on="variant", maintain_order="left")
+    others = [f"level: {name}" for name in study.factors if name != factor]
+    line = pl.concat_str(others, separator=" · ") if others else pl.lit("all")
+    rows = rows.select("variant", level=f"level: {factor}", line=line, n="n", mean="mean", low="low", high="high")
+    lines = rows["line"].unique(maintain_order=True).to_list()
+    heading = f"{title} by {factor}"
+    if len(lines) > MOST_LINES:
+        return Figure(f"by-{metric}", heading, f"{len(lines)} lines do not fit into a chart; see the table below.")
+    name = f"by_{metric}"
+    return Figure(f"by-{metric}", heading, _by_lead(study), _levels_chart(study, factor, rows, title, name), {
+        name: Numbers(heading, rows, {
+            "variant": "Variant", "n": "Runs", "mean": f"{title}: mean", "low": "Interval from", "high": "to",
+        }),
+    })  # fmt: skip
+
+
+def _by_lead(study: StudyFolder) -> str:
+    share = f"{study.manifest['confidence']:.0%}"
+    return f"Mean over the seeds; bars are {share} intervals of the mean (Student), none where there is one run."
+
+
+def _levels_chart(study: StudyFolder, factor: str, rows: pl.DataFrame, title: str, name: str) -> Any:
+    order = rows["level"].unique(maintain_order=True).to_list()
+    if _numeric(study, factor):
+        order.sort(key=float)
+    lines = rows["line"].unique(maintain_order=True).to_list()
+    x = alt.X("level:O", title=factor, sort=order, axis=alt.Axis(labelAngle=0))
+    scale = alt.Scale(type="log") if _spans(rows["mean"]) else alt.Scale(zero=False)
+    colour = alt.Color("line:N", title=None, sort=lines, legend=alt.Legend() if len(lines) > 1 else None)
+    base = alt.Chart().encode(x=x, color=colour)
+    value = alt.Y("mean:Q", title=title, scale=scale)
+    tips = [
+        alt.Tooltip("variant:N", title="Variant"),
+        alt.Tooltip("mean:Q", title="Mean", format=".5~g"),
+        alt.Tooltip("low:Q", title="From", format=".5~g"),
+        alt.Tooltip("high:Q", title="To", format=".5~g"),
+        alt.Tooltip("n:Q", title="Runs"),
+    ]
+    bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=scale, title=title), y2="high:Q")
+    path = base.mark_line(strokeWidth=1.5).encode(y=value, strokeDash=alt.StrokeDash("line:N", sort=lines, legend=None))
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(y=value, tooltip=tips)
+    return alt.layer(bars, path, points, data=named(name), height=240)
+
+
+def _spans(values: pl.Series) -> bool:
+    """Whether positive values span so much that a logarithmic axis reads better."""
+    known = values.drop_nulls()
+    low, high = known.min(), known.max()
+    return isinstance(low, float) and isinstance(high, float) and low > 0 and high / low > _LOG_RANGE
+
+
+def differences(study: StudyFolder, metric: str) -> Figure:
+    """Paired differences from the baseline, one row a comparison."""
+    title = TITLES[metric].title
+    heading = f"Differences: {title}"
+    rows = study.effects.filter(pl.col("metric") == metric)
+    if len(study.factors) > 1:
+        rows = rows.with_columns(pl.format("{} ({})", "variant", "factor").alias("what"))
+    else:
+        rows = rows.with_columns(what="variant")
+    if rows.is_empty():
+        return Figure(f"differences-{metric}", heading, "There is nothing to compare: no pair of runs has this value.")
+    lead = (
+        "Each variant minus the one it is compared with (the same levels, but the factor's baseline), pair by pair over "
+        f"the seeds; bars are {study.manifest['confidence']:.0%} intervals (Student)."
+    )
+    shown = rows.sort(pl.col("difference").abs(), descending=True, maintain_order=True).head(MOST_BARS)
+    if rows.height > MOST_BARS:
+        lead += f" The {MOST_BARS} largest of {rows.height} are drawn."
+    name = f"differences_{metric}"
+    shown = shown.select(
+        "what", "against", "n", "difference", "low", "high", "ratio", "ratio_low", "ratio_high", gain="pairing_gain"
+    )
+    y = alt.Y("what:N", title=None, sort=shown["what"].to_list(), axis=alt.Axis(grid=False))
+    x = alt.X("difference:Q", title=f"{title}: difference")
+    base = alt.Chart().encode(y=y)
+    tips = [alt.Tooltip("what:N", title="Variant"), alt.Tooltip("against:N", title="Compared with")]
+    tips += [alt.Tooltip(f"{key}:Q", format=".4~g") for key in ("difference", "low", "high", "ratio")]
+    zero = alt.Chart().mark_rule(style="mark-line").encode(x=alt.datum(0))
+    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=f"{title}: difference"), x2="high:Q")
+    points = base.mark_point(filled=True, size=60, opacity=1).encode(x=x, tooltip=tips)
+    headings = {
+        "what": "Variant", "against": "Compared with", "n": "Pairs", "difference": "Difference", "low": "Interval from",
+        "high": "to", "ratio": "Ratio", "ratio_low": "Ratio from", "ratio_high": "Ratio to",
+        "gain": "Variance without pairing, times",
+    }  # fmt: skip
+    chart = alt.layer(zero, bars, points, data=named(name), height=max(60, 22 * shown.height))
+    return Figure(f"differences-{metric}", heading, lead, chart, {name: Numbers(heading, shown, headings)})
+
+
+def survival(study: StudyFolder) -> Figure:
+    """Share of the runs that have not reached the target, over virtual time."""
+    target = study.manifest["target"]
+    sense = "at least" if target["metric"] == "accuracy" else "at most"
+    heading = f"Runs still short of a {target['split']} {target['metric']} of {sense} {target['value']:g}"
+    lead = "Kaplan-Meier estimate; a run that ended without reaching the target counts until its end."
+    labels = study.survival["variant"].unique(maintain_order=True).to_list()
+    if not labels or len(labels) > MOST_LINES:
+        why = f"{len(labels)} variants do not fit into a chart; see the table below." if labels else "No run was scored."
+        return Figure("survival", heading, why)
+    longest = float(study.survival["time_s"].max() or 0)  # pyright: ignore[reportArgumentType]
+    unit = time_unit(longest)
+    rows = study.survival.select("variant", time=pl.col("time_s") / unit.seconds, not_yet="not_yet")
+    positive = rows.filter(pl.col("time") > 0)["time"]
+    log = _spans(positive)
+    rows = rows.filter(pl.col("time") > 0) if log else rows
+    chart = (
+        alt.Chart(named("survival"))
+        .mark_line(interpolate="step-after")
+        .encode(
+            x=alt.X(
+                "time:Q", title=f"Virtual time ({unit.name})", scale=alt.Scale(type="log") if log else alt.Scale()
+            ),
+            y=alt.Y("not_yet:Q", title="Runs not there yet", axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1])),
+            color=alt.Color("variant:N", title=None, sort=labels),
+            strokeDash=alt.StrokeDash("variant:N", title=None, sort=labels),
+        )
+        .properties(height=240)
+    )
+    headings = {"variant": "Variant", "time": f"Virtual time ({unit.name})", "not_yet": "Share not there yet"}
+    return Figure("survival", heading, lead, chart, {"survival": Numbers(heading, rows, headings)})
+
+
+def curves(study: StudyFolder, measure: str, *, against: str) -> Figure:
+    """Learning curves of all runs, coloured by variant."""
+    axis = {"time": "virtual time", "updates": "updates received"}[against]
+    heading = f"Test {measure} against {axis}"
+    rows = study.curves.filter((pl.col("split") == "test") & pl.col(measure).is_not_null())
+    labels = rows["variant"].unique(maintain_order=True).to_list()
+    if not labels:
+        return Figure(f"curves-{measure}-{against}", heading, f"No run has a test {measure}.")
+    dropped = labels[MOST_LINES:]
+    rows = rows.filter(pl.col("variant").is_in(labels[:MOST_LINES]))
+    unit = time_unit(float(rows["time_s"].max() or 0))  # pyright: ignore[reportArgumentType]
+    rows = rows.with_columns(time=pl.col("time_s") / unit.seconds).select(
+        "variant", "seed", pl.col(against), pl.col(measure)
+    )
+    points = max(20, 6000 // max(1, rows.select("variant", "seed").n_unique()))
+    rows = pl.concat([thin(part, [measure], points) for part in _series(rows)])
+    title = f"Virtual time ({unit.name})" if against == "time" else "Updates received"
+    log = _spans(rows.filter(pl.col(against) > 0)[against].cast(pl.Float64)) and _ends_apart(rows, against)
+    shown = rows.filter(pl.col(against) > 0) if log else rows
+    name = f"curves_{measure}_{against}"
+    colour = alt.Color("variant:N", title=None, sort=labels[:MOST_LINES])
+    chart = (
+        alt.Chart(named(name))
+        .mark_line(strokeWidth=1.2, opacity=0.75, clip=True)
+        .encode(
+            x=alt.X(f"{against}:Q", title=title, scale=alt.Scale(type="log", nice=False) if log else alt.Scale(nice=False)),
+            y=alt.Y(f"{measure}:Q", title=measure.capitalize(), scale=alt.Scale(zero=False)),
+            color=colour,
+            detail="seed:N",
+            tooltip=[alt.Tooltip("variant:N", title="Variant"), alt.Tooltip("seed:N", title="Seed")],
+        )
+        .properties(height=280)
+    )
+    lead = "One line a run." + (f" The first {MOST_LINES} of {len(labels)} variants are drawn." if dropped else "")
+    return Figure(f"curves-{measure}-{against}", heading, lead, chart, {name: Numbers(heading, shown, {})}, wide=True)
+
+
+def _series(rows: pl.DataFrame) -> Sequence[pl.DataFrame]:
+    return rows.partition_by("variant", "seed", maintain_order=True)
+
+
+def _ends_apart(rows: pl.DataFrame, against: str) -> bool:
+    """Whether the runs end at very different places."""
+    ends = rows.group_by("variant", "seed").agg(pl.col(against).max())[against].cast(pl.Float64)
+    return math.isfinite(float(ends.max() or 0)) and _spans(ends)  # pyright: ignore[reportArgumentType]
