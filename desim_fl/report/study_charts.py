@@ -137,7 +137,9 @@ def survival(study: StudyFolder) -> Figure:
     lead = "Kaplan-Meier estimate; a run that ended without reaching the target counts until its end."
     labels = study.survival["variant"].unique(maintain_order=True).to_list()
     if not labels or len(labels) > MOST_LINES:
-        why = f"{len(labels)} variants do not fit into a chart; see the table below." if labels else "No run was scored."
+        why = (
+            f"{len(labels)} variants do not fit into a chart; see the table below." if labels else "No run was scored."
+        )
         return Figure("survival", heading, why)
     longest = float(study.survival["time_s"].max() or 0)  # pyright: ignore[reportArgumentType]
     unit = time_unit(longest)
@@ -149,10 +151,10 @@ def survival(study: StudyFolder) -> Figure:
         alt.Chart(named("survival"))
         .mark_line(interpolate="step-after")
         .encode(
-            x=alt.X(
-                "time:Q", title=f"Virtual time ({unit.name})", scale=alt.Scale(type="log") if log else alt.Scale()
+            x=alt.X("time:Q", title=f"Virtual time ({unit.name})", scale=alt.Scale(type="log") if log else alt.Scale()),
+            y=alt.Y(
+                "not_yet:Q", title="Runs not there yet", axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1])
             ),
-            y=alt.Y("not_yet:Q", title="Runs not there yet", axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1])),
             color=alt.Color("variant:N", title=None, sort=labels),
             strokeDash=alt.StrokeDash("variant:N", title=None, sort=labels),
         )
@@ -187,7 +189,9 @@ def curves(study: StudyFolder, measure: str, *, against: str) -> Figure:
         alt.Chart(named(name))
         .mark_line(strokeWidth=1.2, opacity=0.75, clip=True)
         .encode(
-            x=alt.X(f"{against}:Q", title=title, scale=alt.Scale(type="log", nice=False) if log else alt.Scale(nice=False)),
+            x=alt.X(
+                f"{against}:Q", title=title, scale=alt.Scale(type="log", nice=False) if log else alt.Scale(nice=False)
+            ),
             y=alt.Y(f"{measure}:Q", title=measure.capitalize(), scale=alt.Scale(zero=False)),
             color=colour,
             detail="seed:N",

@@ -81,9 +81,7 @@ def _spread(figures: list[Figure]) -> list[Figure]:
     if len(narrow) % 2 == 0:
         return figures
     last = narrow[-1]
-    return [
-        Figure(f.id, f.heading, f.lead, f.chart, f.numbers, wide=True) if f is last else f for f in figures
-    ]
+    return [Figure(f.id, f.heading, f.lead, f.chart, f.numbers, wide=True) if f is last else f for f in figures]
 
 
 def _varies(study: StudyFolder, metric: str) -> bool:
@@ -110,7 +108,9 @@ def _means(study: StudyFolder) -> Numbers:
     for name in known:
         rows = study.variants.filter(pl.col("metric") == name)
         half = ((pl.col("high") - pl.col("low")) / 2).alias(f"{name}_half")
-        wide = wide.join(rows.select("variant", pl.col("mean").alias(name), half), on="variant", how="left", maintain_order="left")
+        wide = wide.join(
+            rows.select("variant", pl.col("mean").alias(name), half), on="variant", how="left", maintain_order="left"
+        )
         headings[name] = TITLES[name].title
         if rows["low"].count() and rows["sd"].max():
             headings[f"{name}_half"] = "\N{PLUS-MINUS SIGN}"
@@ -164,4 +164,6 @@ def _runs(study: StudyFolder) -> Numbers:
 def _run_heading(name: str) -> str:
     if name in TITLES:
         return TITLES[name].title
-    return {"wall_s": "Real time (s)", "reached": "Reached the target"}.get(name, name.removeprefix("level: ").capitalize())
+    return {"wall_s": "Real time (s)", "reached": "Reached the target"}.get(
+        name, name.removeprefix("level: ").capitalize()
+    )

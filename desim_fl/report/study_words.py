@@ -32,10 +32,15 @@ def notices(study: StudyFolder) -> list[Notice]:
         found.append(Notice("alarm", f"{many(len(failed), 'run')} failed: {'; '.join(failed[:5])}{more}"))
     broken = _diverged(study)
     if broken:
-        found.append(Notice("alarm", f"No finite test loss at the end: {'; '.join(broken)}. Their means leave those runs out."))
+        found.append(
+            Notice("alarm", f"No finite test loss at the end: {'; '.join(broken)}. Their means leave those runs out.")
+        )
     if len(study.manifest["seeds"]) < 3:  # noqa: PLR2004
         found.append(
-            Notice("hint", f"With {many(len(study.manifest['seeds']), 'seed')} the intervals say little, or cannot be given.")
+            Notice(
+                "hint",
+                f"With {many(len(study.manifest['seeds']), 'seed')} the intervals say little, or cannot be given.",
+            )
         )
     return found
 
@@ -145,10 +150,10 @@ def _largest(apart: pl.DataFrame) -> str:
     if rows.is_empty():
         return ""
     row = rows.sort(pl.col("ratio").log().abs(), descending=True, maintain_order=True).row(0, named=True)
-    interval = f" ({number(row['ratio_low'], 3)} to {number(row['ratio_high'], 3)})" if row["ratio_low"] is not None else ""
-    return (
-        f" The largest ratio is {number(row['ratio'], 3)}{interval}: {quoted(row['variant'])} over {quoted(row['against'])}."
+    interval = (
+        f" ({number(row['ratio_low'], 3)} to {number(row['ratio_high'], 3)})" if row["ratio_low"] is not None else ""
     )
+    return f" The largest ratio is {number(row['ratio'], 3)}{interval}: {quoted(row['variant'])} over {quoted(row['against'])}."
 
 
 def _pairing(study: StudyFolder) -> str:
@@ -180,7 +185,11 @@ def cards(study: StudyFolder) -> list[Card]:
     return [
         Card("Variants", count(len(study.labels)), f"baseline {manifest['baseline']}"),
         Card("Seeds", count(len(manifest["seeds"])), ", ".join(map(str, manifest["seeds"][:8]))),
-        Card("Runs", count(manifest["runs"]), f"{count(manifest['distinct'])} distinct, {many(len(manifest['failed']), 'failure')}"),
+        Card(
+            "Runs",
+            count(manifest["runs"]),
+            f"{count(manifest['distinct'])} distinct, {many(len(manifest['failed']), 'failure')}",
+        ),
         *goal,
         *chosen,
         Card("Time of all runs", duration(float(wall)) if wall else "\N{EN DASH}", "real time, added up", real=True),

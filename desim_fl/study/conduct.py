@@ -192,7 +192,12 @@ def _manifest(
         "timing_only": study.timing_only,
         "confidence": study.confidence,
         "target": None if study.target is None else study.target.model_dump(),
-        "tuned": None if study.tuning is None else {"key": study.tuning.key, "chosen": {" · ".join(group) or "all": value for group, value in picked.items()}},
+        "tuned": None
+        if study.tuning is None
+        else {
+            "key": study.tuning.key,
+            "chosen": {" · ".join(group) or "all": value for group, value in picked.items()},
+        },
         "runs": len(played),
         "distinct": len(keys),
         "played_now": len(keys - known),

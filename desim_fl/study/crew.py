@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -11,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from desim_fl.study.playing import failed, play
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
-    from multiprocessing.connection import Connection
+    from collections.abc import Generator, Sequence
     from multiprocessing.context import SpawnProcess
 
     from desim_fl.study.playing import Row, Task
@@ -22,7 +22,7 @@ _TRIES = 2  # times that a run is begun whose process dies: memory may have been
 
 class _Worker(NamedTuple):
     process: SpawnProcess
-    pipe: Connection
+    pipe: Any  # a Connection, or what Windows has instead
 
 
 def processes() -> int:
@@ -30,7 +30,7 @@ def processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def played(tasks: Sequence[Task], workers: int) -> Iterator[Row]:
+def played(tasks: Sequence[Task], workers: int) -> Generator[Row]:
     """Play tasks and yield a row for each as it comes; alone in this process where one worker is asked for."""
     if workers <= 1 or len(tasks) <= 1:
         yield from map(play, tasks)
@@ -56,7 +56,7 @@ class Crew:
         theirs.close()
         return _Worker(process, mine)
 
-    def played(self, tasks: Sequence[Task]) -> Iterator[Row]:
+    def played(self, tasks: Sequence[Task]) -> Generator[Row]:
         """Yield a row for each task, in the order in which they are done."""
         waiting = deque((task, 1) for task in tasks)
         busy: dict[int, tuple[Task, int]] = {}
@@ -67,7 +67,7 @@ class Crew:
                     self._send(place, busy[place][0])
             pipes = {self._workers[place].pipe: place for place in busy}
             for pipe in multiprocessing.connection.wait(list(pipes)):
-                place = pipes[pipe]  # pyright: ignore[reportArgumentType]
+                place = pipes[pipe]
                 task, tried = busy.pop(place)
                 row = self._receive(place)
                 if row is not None:
@@ -80,10 +80,8 @@ class Crew:
                     self._workers[place] = self._start()
 
     def _send(self, place: int, task: Task) -> None:
-        try:
+        with contextlib.suppress(OSError):  # it died while idle; waiting for its answer will show it
             self._workers[place].pipe.send(task)
-        except OSError:  # it died while idle; waiting for its answer will show it
-            pass
 
     def _receive(self, place: int) -> Row | None:
         """Return a worker's row; ``None`` where it has died."""
@@ -108,7 +106,6 @@ class Crew:
 
 def _serve(pipe: Any) -> None:
     """Play what comes, until the other end is closed."""
-    import contextlib  # noqa: PLC0415
     import signal  # noqa: PLC0415
     import sys  # noqa: PLC0415
 

@@ -54,7 +54,10 @@ def tables(played: Sequence[Played], factors: Sequence[str], target: Target | No
     values = {(run.variant.label, run.seed): measures(run.row, target) for run in played}
     variants = list({run.variant.label: run.variant for run in played}.values())
     seeds = list(dict.fromkeys(run.seed for run in played))
-    columns = {label: {seed: values.get((label, seed), {}) for seed in seeds} for label in (variant.label for variant in variants)}
+    columns = {
+        label: {seed: values.get((label, seed), {}) for seed in seeds}
+        for label in (variant.label for variant in variants)
+    }
     return Tables(
         runs=_runs(played, factors, values, target),
         variants=_variants(columns, confidence),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any, Self
 
 from desim_fl.errors import RunDirectoryError
 
@@ -30,7 +30,7 @@ class Journal:
         self._file.write(json.dumps(row, allow_nan=False, separators=(",", ":")).encode() + b"\n")
         self.rows[row["key"]] = row
         self._unsynced += 1
-        if self._unsynced >= _SYNC_EVERY or "curve" in row and row["curve"]:
+        if self._unsynced >= _SYNC_EVERY or row.get("curve"):
             self.sync()
 
     def sync(self) -> None:
@@ -39,10 +39,12 @@ class Journal:
         os.fsync(self._file.fileno())
         self._unsynced = 0
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.sync()
         self._file.close()
 

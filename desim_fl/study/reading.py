@@ -124,7 +124,9 @@ def _explained(document: dict[str, Any], detail: Any) -> tuple[Loc, str]:
 
 def _without_tags(loc: Loc) -> Loc:
     """Leave out the names of union members that pydantic puts into a place."""
-    return tuple(part for part in loc if not (isinstance(part, str) and part.startswith(("dict[", "constrained", "str"))))
+    return tuple(
+        part for part in loc if not (isinstance(part, str) and part.startswith(("dict[", "constrained", "str")))
+    )
 
 
 def _table(loc: Loc) -> str:

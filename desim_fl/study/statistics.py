@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import warnings
 from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from scipy import special, stats
@@ -86,7 +86,10 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], confid
     """Compare many pairs of samples, b with a each; raises ValueError where they are not pairs."""
     apart = [_apart(a, b) for a, b in pairs]
     resampled = bootstraps(apart, confidence)
-    return [_difference(a, b, by_seed, interval, confidence) for (a, b), by_seed, interval in zip(pairs, apart, resampled, strict=True)]
+    return [
+        _difference(a, b, by_seed, interval, confidence)
+        for (a, b), by_seed, interval in zip(pairs, apart, resampled, strict=True)
+    ]
 
 
 def _apart(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
@@ -138,7 +141,9 @@ def bootstraps(samples: Sequence[np.ndarray], confidence: float) -> list[Interva
     for places in by_length.values():
         for first in range(0, len(places), _TOGETHER):
             chunk = places[first : first + _TOGETHER]
-            for place, interval in zip(chunk, _resampled(np.stack([samples[p] for p in chunk]), confidence), strict=True):
+            for place, interval in zip(
+                chunk, _resampled(np.stack([samples[p] for p in chunk]), confidence), strict=True
+            ):
                 found[place] = interval
     return [interval for interval in found if interval is not None]
 
@@ -166,7 +171,9 @@ def _resampled(samples: np.ndarray, confidence: float) -> list[Interval]:
     for tail in ((1 - confidence) / 2, (1 + confidence) / 2):
         z = bias + special.ndtri(tail)
         share = special.ndtr(bias + z / (1 - acceleration * z))
-        bounds.append([float(np.quantile(means[row], share[row])) if np.isfinite(share[row]) else None for row in range(rows)])
+        bounds.append(
+            [float(np.quantile(means[row], share[row])) if np.isfinite(share[row]) else None for row in range(rows)]
+        )
     return [
         Interval(mean, low, high) if low is not None and high is not None else Interval(mean)
         for mean, low, high in zip(centre.tolist(), *bounds, strict=True)
@@ -206,7 +213,7 @@ def _median(times: np.ndarray, reached: np.ndarray, confidence: float) -> Interv
     return Interval(middle, low, high)
 
 
-def _not_yet(times: np.ndarray, reached: np.ndarray) -> stats._result_classes.EmpiricalDistributionFunction:
+def _not_yet(times: np.ndarray, reached: np.ndarray) -> Any:
     data = stats.CensoredData.right_censored(times, ~reached)
     return stats.ecdf(data).sf
 

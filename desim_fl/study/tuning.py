@@ -73,7 +73,9 @@ def group_of(study: Study, variant: Variant) -> tuple[str, ...]:
     return tuple(at[name] for name in study.tuning.by)
 
 
-def choices(tuning: Tuning, found: Sequence[tuple[Trial, dict[str, Any]]]) -> tuple[dict[tuple[str, ...], int], pl.DataFrame]:
+def choices(
+    tuning: Tuning, found: Sequence[tuple[Trial, dict[str, Any]]]
+) -> tuple[dict[tuple[str, ...], int], pl.DataFrame]:
     """Return the place in the grid that is best for each group, and the table of all means.
 
     A value with a run that failed, diverged or was not scored is never chosen; a tie goes to the earlier value.
