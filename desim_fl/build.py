@@ -13,6 +13,7 @@ from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment, Stragglers
 from desim_fl.core import Model
 from desim_fl.draws import Purpose, stream
+from desim_fl.energy import NOTHING, Tariff
 from desim_fl.executors.null import NullExecutor
 from desim_fl.learning.batches import steps_per_epoch
 from desim_fl.learning.sizes import model_facts
@@ -47,6 +48,7 @@ class Built:
     data_sha256: str | None
     task: Task | None
     executor_reason: str
+    tariff: Tariff = NOTHING
 
 
 def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
@@ -80,7 +82,9 @@ def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
         non_finite=scenario.run.non_finite,
         timing_only=timing_only,
     )
-    return Built(scenario, world, people, trips, validation, sha256, task, reason)
+    return Built(
+        scenario, world, people, trips, validation, sha256, task, reason, fleet.tariff(scenario, trips.devices)
+    )
 
 
 # ---- data and clients

@@ -10,6 +10,7 @@ import numpy as np
 from desim_fl import durations
 from desim_fl.devices import JOB, SAMPLE, STEP, Devices, Samples, assigned
 from desim_fl.draws import ClientSlot
+from desim_fl.energy import POWERS, PRICES, Tariff
 from desim_fl.network import Links
 from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_class, per_client
 
@@ -50,6 +51,17 @@ def trips(scenario: Scenario, people: Population, size_bytes: int, assignment: A
         usual_steps=[work.steps or 0 for work in assignment.usual],
         epoch_steps=assignment.steps_per_epoch,
     )
+
+
+def tariff(scenario: Scenario, devices: Devices) -> Tariff:
+    """Return what power and money the scenario states, by class of devices."""
+    rates: dict[str, Sequence[float] | None] = {}
+    for key in (*POWERS, *PRICES):
+        values = said(scenario, "clients", key)
+        values = values if devices.classes is None else values[1:]
+        stated = any(value is not None for value in values)
+        rates[key] = [value or 0.0 for value in values] if stated else None
+    return Tariff(rates, devices.classes)
 
 
 def said(scenario: Scenario, section: str, key: str) -> list[Any]:

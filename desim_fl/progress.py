@@ -104,6 +104,7 @@ def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
         "jobs in flight (time average)": _number(facts["mean_in_flight"]),
         "client time by leg": ", ".join(f"{leg} {duration_text(seconds)}" for leg, seconds in legs.items()),
         "bytes down, up": f"{bytes_text(facts['bytes_down'])}, {bytes_text(facts['bytes_up'])}",
+        **_charges(facts),
         "stopped by": facts["stop"],
         "timeline_sha256": manifest["timeline_sha256"],
     }
@@ -112,6 +113,16 @@ def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
         console.print(f"{name:{width}}{value}", markup=False)
     if folder is not None:
         console.print(f"report: {folder / 'report.html'}", markup=False)
+
+
+def _charges(facts: dict[str, Any]) -> dict[str, str]:
+    """Energy and cost of the clients, where the scenario states power or prices."""
+    parts = {"energy of the clients": (facts["energy_j"], " J"), "cost": (facts["cost"], "")}
+    return {
+        name: ", ".join(f"{use} {_number(value)}{unit}" for use, value in found.items())
+        for name, (found, unit) in parts.items()
+        if found is not None
+    }
 
 
 def _number(value: float | None) -> str:

@@ -137,7 +137,7 @@ def summary(session: Session) -> dict[str, Any]:
     """Headline numbers of a run, as they stand in the manifest."""
     engine, ledger, usage = session.engine, session.engine.ledger, session.engine.usage
     accuracy, loss = session.last_score()
-    people = len(session.built.population)
+    built, people = session.built, len(session.built.population)
     return {
         "accuracy": accuracy,
         "loss": loss,
@@ -156,6 +156,7 @@ def summary(session: Session) -> dict[str, Any]:
         "staleness": staleness_summary(usage.staleness),
         "updates_a_client": spread(usage.arrivals, people),
         **time_summary(usage.total(), session.ticks, people, ledger.arrived),
+        **built.tariff.of(usage.columns(), session.ticks).summary(),
         "stop": engine.why,
     }
 
@@ -337,7 +338,9 @@ def _products(session: Session, folder: Path) -> dict[str, Callable[[], Any]]:
 
     return {
         "metrics": lambda: rundir.write_table(folder / "metrics.parquet", rundir.metrics(session.evaluations)),
-        "clients": lambda: rundir.write_table(folder / "clients.parquet", rundir.clients(built, session.engine.usage)),
+        "clients": lambda: rundir.write_table(
+            folder / "clients.parquet", rundir.clients(built, session.engine.usage, session.ticks)
+        ),
         "wall": (session.wall or rundir.WallParts(folder, [])).finish,
         "model.safetensors": model,
         "report.html": lambda: report.write(folder),

@@ -53,6 +53,7 @@ CLIENTS_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("dispatches", "arrivals", "steps"), pl.Int64),
     **dict.fromkeys(("busy_s", "download_s", "wait_s", "compute_s", "upload_s"), pl.Float64),
     **dict.fromkeys(("bytes_down", "bytes_up"), pl.Int64),
+    **dict.fromkeys(("energy_j", "cost"), pl.Float64),
 }
 PARTITION_SCHEMA: dict[str, Any] = {"client": pl.Int64, "index": pl.Int64}
 WALL_SCHEMA: dict[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
@@ -256,8 +257,8 @@ def metrics(evaluations: Sequence[Evaluation]) -> pl.DataFrame:
     return pl.DataFrame(rows, schema=METRICS_SCHEMA, orient="row")
 
 
-def clients(built: Built, usage: Usage) -> pl.DataFrame:
-    """Make the table ``clients``: constants and totals, one row a client."""
+def clients(built: Built, usage: Usage, ticks: int) -> pl.DataFrame:
+    """Make the table ``clients``: constants and totals, one row a client, of a run that lasted ``ticks``."""
     people, trips, links = built.population, built.trips, built.trips.links
     count = len(people)
     totals = usage.columns()
@@ -278,6 +279,10 @@ def clients(built: Built, usage: Usage) -> pl.DataFrame:
         "latency_s": np.asarray(links.latency_s),
         "busy_s": sum(totals[leg] for leg in LEGS) / 1e6,
         **seconds,
+        **{
+            name: [None] * count if each is None else each
+            for name, each in built.tariff.of(totals, ticks).columns.items()
+        },
         **{name: totals[name] for name in ("dispatches", "arrivals", "steps", "bytes_down", "bytes_up")},
     }
     return pl.DataFrame([pl.Series(name, columns[name], dtype=dtype) for name, dtype in CLIENTS_SCHEMA.items()])

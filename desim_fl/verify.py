@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tempfile
 from itertools import islice
 from pathlib import Path
@@ -156,9 +155,10 @@ def _recounted(folder: Path, manifest: dict[str, Any], events: pl.DataFrame, tic
     expected = recount.summary(events, len(table), ticks) | _last_scores(folder)
     expected |= {name: table[name].sum() for name in ("bytes_down", "bytes_up")}
     for name, value in expected.items():
-        if not _same(summary.get(name), value):
+        if not recount.same(summary.get(name), value):
             yield f"the manifest says {name} = {summary.get(name)}, the tables give {value}"
     scenario = load(folder / "scenario.toml")
+    yield from recount.bill_faults(table, summary, scenario.clients, ticks)
     for name, value in (("seed", scenario.run.seed), ("scenario_name", scenario.name)):
         if manifest.get(name) != value:
             yield f"the manifest says {name} = {manifest.get(name)}, the scenario {value}"
@@ -171,15 +171,6 @@ def _last_scores(folder: Path) -> dict[str, float | None]:
     return {name: finite(row.get(name)) for name in ("accuracy", "loss")}
 
 
-def _same(left: Any, right: Any) -> bool:
-    """Equality of nested numbers, floats to a relative 1e-9."""
-    if isinstance(right, dict):
-        return isinstance(left, dict) and left.keys() == right.keys() and all(_same(left[k], right[k]) for k in right)
-    if isinstance(left, (int, float)) and isinstance(right, (int, float)):
-        return math.isclose(left, right, rel_tol=1e-9, abs_tol=1e-12)
-    return left == right
-
-
 def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
     """Play the resolved scenario again and compare everything but wall facts."""
     scenario = load(folder / "scenario.toml", ["executor.reuse=false"])  # to train again is the point
@@ -190,7 +181,7 @@ def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -
             if manifest.get(name) != fresh[name]:
                 yield f"{name}: this run has {manifest.get(name)}, the rerun {fresh[name]}"
         for name, value in fresh["summary"].items():
-            if name != "wall_s" and not _same(manifest["summary"].get(name), value):
+            if name != "wall_s" and not recount.same(manifest["summary"].get(name), value):
                 yield f"summary.{name}: this run has {manifest['summary'].get(name)}, the rerun {value}"
         yield from _first_difference("events", events, _events(again))
         for name in ("metrics", "clients", "partition"):

@@ -37,6 +37,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "sharing": (2, set()),
     "timing": (2, {"numpy"}),
     "devices": (2, {"numpy"}),
+    "energy": (2, {"numpy"}),
     "population": (2, {"numpy"}),
     "selection": (2, {"numpy"}),
     "datasets": (2, {"numpy"}),

@@ -11,6 +11,7 @@ import pytest
 from worlds import Plain, S, ScriptedTrips, play
 
 import scenarios
+from desim_fl import rundir
 from desim_fl.build import build
 from desim_fl.core import Reply, Stop
 from desim_fl.devices import JOB, SAMPLE, STEP, Devices, Samples, assigned
@@ -299,3 +300,72 @@ def test_the_table_of_clients_names_class_and_speed(tmp_path):
         assert table.filter(device_class=name)["seconds_per_step"].null_count() == len(table.filter(device_class=name))
     assert table.filter(device_class="slow")["seconds_per_sample"].unique().to_list() == [0.25]
     assert verify(tmp_path / "run") == []
+
+
+# ---- energy and cost
+
+POWER = """
+watts_compute = 5.0
+watts_send = 2.0
+watts_receive = 1.0
+watts_idle = 0.5
+price_per_hour = 3.6
+price_per_gb = 1e7
+seconds_per_job = 4.0
+wait_s = 1.0
+[network]
+latency_s = 2.0
+"""
+
+
+def test_energy_is_power_times_time_worked_by_hand(tmp_path):
+    """Two clients, one at work for 2 + 1 + 4 + 2 s three times over: every joule and every price on paper."""
+    loaded = scenario(tmp_path, POWER, 2, 3, "run.concurrency=1", "run.selection=order", "run.order=[0]")
+    manifest = execute(loaded, tmp_path / "run", timing_only=True)
+    joules = {"receive": 6.0, "compute": 60.0, "send": 12.0, "idle": 0.5 * (3 + 27)}
+    assert manifest["summary"]["energy_j"] == {**joules, "total": 93.0}
+    assert manifest["summary"]["cost"] == pytest.approx({"time": 0.027, "traffic": 0.48, "total": 0.507})
+    table = pl.read_parquet(tmp_path / "run" / "clients.parquet")
+    assert table["energy_j"].to_list() == [6 + 60 + 12 + 0.5 * 3, 0.5 * 27]
+    assert table["cost"].to_list() == pytest.approx([0.507, 0.0])
+    assert verify(tmp_path / "run") == []
+    assert "Energy of the clients" in (tmp_path / "run" / "report.html").read_text()
+
+
+def test_watts_of_a_class_go_first_and_unstated_ones_are_nothing(tmp_path):
+    """Each class at its own power; jobs still running at the end count for what they did; verify recounts it all."""
+    classes = CLASSES.replace('name = "fast"', 'name = "fast"\nwatts_compute = 7.0').replace(
+        "[network]", "[network]\nlatency_s = 0.5"
+    )
+    keys = "watts_compute = 2.0\nwatts_idle = 0.1\n" + classes
+    execute(scenario(tmp_path, keys, 30, 50), tmp_path / "run", timing_only=True)
+    table = pl.read_parquet(tmp_path / "run" / "clients.parquet")
+    total = rundir.read_manifest(tmp_path / "run")["summary"]["virtual_time_s"]
+    watts = pl.when(pl.col("device_class") == "fast").then(7.0).otherwise(2.0)
+    idle = total - table["busy_s"] + table["wait_s"]
+    expected = table.select(e=watts * pl.col("compute_s"))["e"] + 0.1 * idle
+    assert table["energy_j"].to_list() == pytest.approx(expected.to_list(), rel=1e-12)
+    assert table["cost"].null_count() == 30
+    assert verify(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize(("column", "told"), [("energy_j", "energy_j = "), ("cost", "cost = ")])
+def test_verify_recounts_energy_and_cost(tmp_path, column, told):
+    """A joule or a coin more in the table, or in the manifest, is found."""
+    execute(scenario(tmp_path, POWER, 4, 10), tmp_path / "run", timing_only=True)
+    path = tmp_path / "run" / "clients.parquet"
+    sound = pl.read_parquet(path)
+    sound.with_columns(pl.col(column) + (pl.col("client") == 2) * 1e-3).write_parquet(path)
+    assert any(told in fault and "client 2" in fault for fault in verify(tmp_path / "run"))
+    sound.write_parquet(path, compression="zstd")
+    manifest = rundir.read_manifest(tmp_path / "run")
+    manifest["summary"][column]["total"] += 1e-3
+    rundir.write_manifest(tmp_path / "run", manifest)
+    assert any(f"the manifest says {told}" in fault for fault in verify(tmp_path / "run"))
+
+
+def test_what_states_no_power_has_no_energy(tmp_path):
+    """Without watts and prices the columns are empty and the summary says so."""
+    manifest = execute(scenario(tmp_path), tmp_path / "run", timing_only=True)
+    assert manifest["summary"]["energy_j"] is manifest["summary"]["cost"] is None
+    assert pl.read_parquet(tmp_path / "run" / "clients.parquet")["energy_j"].null_count() == 4

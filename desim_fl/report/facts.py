@@ -47,6 +47,8 @@ class Facts(NamedTuple):
     staleness_max: int | None
     bytes_down: int
     bytes_up: int
+    energy: dict[str, float] | None
+    cost: dict[str, float] | None
     wall_s: float | None
     first: Evaluation | None
     last: Evaluation | None
@@ -98,6 +100,8 @@ def facts(run: Run, jobs: pl.DataFrame) -> Facts:
         staleness_max=_whole(back["staleness"].max()),
         bytes_down=_whole(jobs["down"].sum()) or 0,
         bytes_up=_whole(back["up"].sum()) or 0,
+        energy=_parts(run.summary.get("energy_j")),
+        cost=_parts(run.summary.get("cost")),
         wall_s=_number(run.summary.get("wall_s")),
         first=_evaluation(test.head(1)),
         last=_evaluation(test.tail(1)),
@@ -112,6 +116,14 @@ def _words(value: object) -> str | None:
 
 def _number(value: object) -> float | None:
     return float(value) if isinstance(value, (int, float)) else None
+
+
+def _parts(value: object) -> dict[str, float] | None:
+    """Return numbers by name, those that are missing as 0; ``None`` where there is no table."""
+    if not isinstance(value, dict):
+        return None
+    names = ("total", "compute", "send", "receive", "idle", "time", "traffic")
+    return {name: _number(value.get(name)) or 0.0 for name in names}
 
 
 def _whole(value: object) -> int | None:

@@ -71,6 +71,14 @@ def size(total: float | None) -> str:
     return f"{total:.0f} B"
 
 
+def joules(total: float) -> str:
+    """Energy in the largest unit that it fills."""
+    for factor, unit in ((3.6e9, "MWh"), (3.6e6, "kWh"), (1e6, "MJ"), (1e3, "kJ")):
+        if total >= factor:
+            return f"{number(total / factor, 3)} {unit}"
+    return f"{number(total, 3)} J"
+
+
 def duration(seconds: float | None) -> str:
     """Seconds as ``2 d 5 h``, ``3 min 20 s``, ``4.25 s`` or ``350 ms``: at most the two largest units."""
     if seconds is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
-from desim_fl.report.formats import count, duration, many, number, percent, size
+from desim_fl.report.formats import count, duration, joules, many, number, percent, size
 
 if TYPE_CHECKING:
     from desim_fl.report.facts import Evaluation, Facts
@@ -159,8 +159,21 @@ def cards(facts: Facts) -> list[Card]:
             size(facts.bytes_down + facts.bytes_up),
             f"{size(facts.bytes_down)} down, {size(facts.bytes_up)} up",
         ),
+        *_charges(facts),
         Card("Real time", duration(facts.wall_s), "on the computer that ran it", real=True),
     ]
+
+
+def _charges(facts: Facts) -> list[Card]:
+    """Return what the clients' energy and money came to, where the scenario states power or prices."""
+    found = []
+    if facts.energy is not None:
+        parts = ", ".join(f"{joules(facts.energy[use])} {use}" for use in ("compute", "send", "receive", "idle"))
+        found.append(Card("Energy of the clients", joules(facts.energy["total"]), parts, repr(facts.energy["total"])))
+    if facts.cost is not None:
+        parts = f"{number(facts.cost['time'], 4)} for time, {number(facts.cost['traffic'], 4)} for traffic"
+        found.append(Card("Cost", number(facts.cost["total"], 4), parts, repr(facts.cost["total"])))
+    return found
 
 
 def _also(value: int, what: str) -> str:
