@@ -321,7 +321,11 @@ class Selector(Protocol):
 
 
 class Trips(Protocol):
-    """Draws the durations of a job's legs; contention-free, so that arrival is known at dispatch."""
+    """Draws the durations of a job's legs.
+
+    Where ``contended`` is false, arrival is known at dispatch. Else the legs are without the transfers over links that
+    jobs share, whose ends the engine finds out.
+    """
 
     contended: bool
 

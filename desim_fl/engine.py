@@ -40,6 +40,7 @@ from desim_fl.flight import ALARM, END, Due, Flying, fate, pace, whole_trip
 from desim_fl.ledger import Ledger
 from desim_fl.readings import Decisions, Readings
 from desim_fl.ticks import MOST_TICKS, to_ticks
+from desim_fl.traffic import Traffic
 from desim_fl.usage import Usage
 from desim_fl.view import LiveView
 
@@ -70,7 +71,7 @@ class Engine:
         self.now = 0  # virtual time in ticks: SimPy's, as of the event in hand
         self.why: str | None = None
         self.final_ticks = 0
-        self._env = simpy.Environment(initial_time=0)
+        self.env = self._env = simpy.Environment(initial_time=0)
         self._view = LiveView(world, self.flights)
         self._strategy = (Decisions if world.strategy.reads_outcomes else Consultation)(world.strategy, self._view)
         self.readings = Readings()
@@ -93,7 +94,8 @@ class Engine:
         idle = getattr(world.executor, "idle", False)  # one that does nothing with jobs is not bothered with them
         self._submit = None if idle else world.executor.submit
         self._attended = not idle  # whether anybody wants to know of landings
-        self._arrival, self._loss = [self._on_arrival], [self._on_loss]  # handlers, for all flights
+        self._arrival, self._loss = [self._on_arrival], [self.on_loss]  # handlers, for all flights
+        self._traffic = None if world.shared is None else Traffic(self)  # where transfers share links
         log.tally = self._tally
 
     def _tally(self, batch: Batch) -> None:
@@ -261,7 +263,11 @@ class Engine:
             raise rejected_for_ever(self._rejected, reason, self.now)
         self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, reason)
 
-    def _on_loss(self, flying: Flying) -> None:
+    def handlers(self, lost: str | None) -> list[Callable[[Flying], None]]:
+        """Whom to call at the end of a flight."""
+        return self._arrival if lost is None else self._loss
+
+    def on_loss(self, flying: Flying) -> None:
         """Tell the strategy of a job that will not come back."""
         job = flying.job
         self.now = now = flying.ends
@@ -376,11 +382,12 @@ class Engine:
         behind = {kind for kind, tick in flying.legs() if tick <= now}  # a lost job may have had no leg ahead at all
         self.log.cut(job.id)
         trip = flying.trip._replace(compute=compute)
-        ends, lost = fate(trip, flying.left)
-        flying.forget()
-        shorter = Flying(
-            self._env, self._arrival if lost is None else self._loss, now, job, trip, flying.left, steps, ends, lost
-        )
+        if self._traffic is not None:
+            shorter: Flying = self._traffic.shorten(flying, steps, compute)
+        else:
+            ends, lost = fate(trip, flying.left)
+            flying.forget()
+            shorter = Flying(self._env, self.handlers(lost), now, job, trip, flying.left, steps, ends, lost)
         self.flights[job.id] = shorter
         later = tuple(end for end in shorter.legs() if end[0] not in behind)  # one in this very instant included
         self.log.legs(job.client, job.id, later)
@@ -418,6 +425,11 @@ class Engine:
         number = self.ledger.dispatched
         self.ledger.dispatched = number + 1
         job = new(Job, (number, client, nth, base, params, buffers, work, extra, self._memories.get(client), tag))
+        if self._traffic is not None:
+            ends = self._traffic.set_out(job, trip)
+            if self._submit is not None:
+                self._submit(job, ends)
+            return
         handlers = self._arrival if lost is None else self._loss
         flying = Flying(self._env, handlers, now, job, trip, now, work.steps or 0, ends, lost)
         self.flights[number] = flying

@@ -1,7 +1,8 @@
 """Links: how long a model takes between a client and the server, in ticks.
 
 A leg is the client's latency (rounded half to even after its jitter) plus the transfer, which takes
-``ceil(bits * 10**6 / whole bits a second)`` in integers. Every client has its links to itself here.
+``ceil(bits * 10**6 / whole bits a second)`` in integers. A client has its links to itself, unless a direction is shared:
+then a leg here is its latency alone, and the transfer takes what a :class:`desim_fl.sharing.Link` gives it.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from desim_fl.core import TICKS_PER_SECOND
+from desim_fl.meter import Meter
+from desim_fl.sharing import Link
 from desim_fl.ticks import to_ticks
 
 if TYPE_CHECKING:
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _MOST = 2.0**62  # largest number of bits times 10^6, and of bits a second, that the array form takes
+_DIGITS = 3
 _EXACT = 2.0**53  # whole numbers below it are exact as floats
 
 
@@ -31,29 +35,88 @@ def transfer_ticks(size_bytes: int, mbps: float | None) -> int:
     return -(-size_bytes * 8 * TICKS_PER_SECOND // bits_a_second)
 
 
+def bits_a_second(mbps: float) -> int:
+    """A rate on a shared link in whole bits a second, to three significant digits: few distinct caps cost little."""
+    rate = max(1, round(mbps * 1e6))
+    unit = 10 ** max(0, len(str(rate)) - _DIGITS)
+    return (rate + unit // 2) // unit * unit
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """One direction that transfers share: the server's link, and regional links on the way to it, in bit/s.
+
+    ``capacity`` is the server's, ``regional`` those of the regions (``None`` = no limit); ``regions`` is each client's
+    region, ``rates`` its own link in Mbit/s (``None`` = unlimited for all). Transfers take ``scale`` times as long.
+    """
+
+    capacity: int | None
+    regional: Sequence[int | None] = (None,)
+    regions: Sequence[int] | None = None
+    rates: Sequence[float] | None = None
+    scale: float = 1.0
+
+    def link(self) -> tuple[Link, Meter]:
+        """Return the link itself, empty, and what watches it."""
+        meter = Meter(len(self.regional))
+        meter.link = Link(self.capacity, self.regional, meter.watch)
+        return meter.link, meter
+
+    def region(self, client: int) -> int:
+        """The client's region."""
+        return 0 if self.regions is None else int(self.regions[client])
+
+    def cap(self, client: int) -> int | None:
+        """The rate of the client's own link; ``None`` = unlimited."""
+        return None if self.rates is None else bits_a_second(self.rates[client])
+
+    def work(self, size_bytes: int) -> int:
+        """Millionths of a bit that so many bytes are, times the scale."""
+        over, under = self.scale.as_integer_ratio()
+        return size_bytes * 8 * TICKS_PER_SECOND * over // under
+
+    def alone(self, client: int, size_bytes: int) -> int:
+        """Ticks that a transfer takes while it is the only one."""
+        limits = (self.cap(client), self.regional[self.region(client)], self.capacity)
+        rate = min((limit for limit in limits if limit is not None), default=None)
+        return 0 if rate is None else -(-self.work(size_bytes) // max(1, rate))
+
+
+@dataclass(frozen=True, slots=True)
+class SharedWays:
+    """The directions that transfers share; ``None`` = everybody has a link of their own there."""
+
+    egress: Way | None = None  # from the server: downloads
+    ingress: Way | None = None  # to the server: uploads
+
+
 @dataclass(frozen=True, slots=True)
 class Links:
     """Each client's own links, by client number: latency in s, rates in Mbit/s (``None`` = unlimited for all).
 
-    ``size_bytes`` is the model's real size; it goes down with every job and up with every update.
+    ``size_bytes`` is the model's real size; it goes down with every job and up with every update. A leg in a direction
+    that is shared (``shared_down``, ``shared_up``) is its latency alone.
     """
 
     size_bytes: int
     latency_s: Sequence[float]
     down_mbps: Sequence[float] | None = None
     up_mbps: Sequence[float] | None = None
+    shared_down: bool = False
+    shared_up: bool = False
 
     def download(self, client: int, jitter: float) -> int:
         """Ticks of the download leg, the latency multiplied with ``jitter``."""
-        return self._leg(client, jitter, self.down_mbps)
+        return self._leg(client, jitter, None if self.shared_down else self.down_mbps)
 
     def upload(self, client: int, jitter: float) -> int:
         """Ticks of the upload leg, the latency multiplied with ``jitter``."""
-        return self._leg(client, jitter, self.up_mbps)
+        return self._leg(client, jitter, None if self.shared_up else self.up_mbps)
 
     def transfers(self, clients: NDArray[np.int64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Ticks of the bare transfers of these clients down and up, without latency; infinite beyond 2^53."""
-        return self._transfers(clients, self.down_mbps), self._transfers(clients, self.up_mbps)
+        """Ticks of the bare transfers of these clients down and up, without latency and where shared; infinite beyond 2^53."""
+        down = self._transfers(clients, None if self.shared_down else self.down_mbps)
+        return down, self._transfers(clients, None if self.shared_up else self.up_mbps)
 
     def _transfers(self, clients: NDArray[np.int64], rates: Sequence[float] | None) -> NDArray[np.float64]:
         """Array form of :func:`transfer_ticks`, exact."""

@@ -190,7 +190,7 @@ new: Any = tuple.__new__  # a NamedTuple from all its fields at half the price
 
 @dataclass(slots=True)
 class DrawnTrips:
-    """Trips on links of one's own: every leg is known at dispatch (implements ``core.Trips``).
+    """Trips whose every leg is known at dispatch, the transfers over shared links left out (implements ``core.Trips``).
 
     A trip drawn alone costs more than everything else about its job, so trips are drawn ahead, many at once and bit
     for bit the same. In a small population a client's next trips are drawn with those of its neighbours that have
@@ -205,7 +205,6 @@ class DrawnTrips:
     delay_scale: float = 1.0
     usual_steps: Sequence[int] | None = field(default=None, repr=False, compare=False)
     epoch_steps: Sequence[int] | None = field(default=None, repr=False, compare=False)
-    contended: bool = field(init=False, default=False)
     foresees: bool = field(init=False)
     _clients: int = field(init=False)
     _pauses: bool = field(init=False)
@@ -217,6 +216,11 @@ class DrawnTrips:
         self._pauses = self.job_draws.pauses
         self._longest = min(_LONGEST, _AHEAD // max(1, self._clients))
         self.foresees = self._longest < _SHORTEST
+
+    @property
+    def contended(self) -> bool:
+        """Whether transfers share links, which these trips leave out."""
+        return self.links.shared_down or self.links.shared_up
 
     def trip(self, client: int, nth: int, work: Work) -> Trip:
         """Durations of this client's ``nth`` job; raises ``RunError`` naming the client if one is no duration."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from desim_fl.records import Kind
+from desim_fl.traffic import Underway
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -32,6 +33,8 @@ LEGS = Spent._fields
 
 def spent(flying: Flying, now: int) -> Spent:
     """Split the ticks since dispatch among the legs, in their order."""
+    if isinstance(flying, Underway):
+        return Spent(*flying.spent(now))
     left, parts = now - flying.left, []
     for leg in (flying.trip.download, flying.trip.wait or 0, flying.trip.compute, flying.trip.upload):
         parts.append(min(leg, left))

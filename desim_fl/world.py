@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from desim_fl import core
     from desim_fl.assignment import Assignment
+    from desim_fl.network import SharedWays
 
 
 class StopRules(NamedTuple):
@@ -41,6 +42,7 @@ class World:
 
     ``sizes`` are training examples by client. ``average(base, members)`` makes the buffers of a new version from
     those in force and ``(share, buffers)`` of the updates. ``dispatch`` is ``immediate`` or ``after_aggregation``.
+    ``shared`` are the links that transfers contend for; the trips then leave out what those carry.
     ``timing_only`` worlds train nothing; what reads outcomes is refused in them.
     """
 
@@ -59,11 +61,12 @@ class World:
     groups: Mapping[str, Sequence[int]] = field(default_factory=dict)
     non_finite: str = "skip"
     timing_only: bool = False
+    shared: SharedWays | None = None
 
     def __post_init__(self) -> None:
         """Refuse by name what the engine cannot play."""
-        if self.trips.contended:
-            raise RefusedError("links that jobs contend for (Trips.contended) cannot be played yet")
+        if self.trips.contended != (self.shared is not None):
+            raise RefusedError("trips without transfers (Trips.contended) go with shared links (World.shared), and no others")
         for what, part in (("strategy", self.strategy), ("selector", self.selector)):
             if self.timing_only and part.reads_outcomes:
                 raise RefusedError(
