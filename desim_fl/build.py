@@ -81,6 +81,7 @@ def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
         evaluations=_evaluations(scenario),
         non_finite=scenario.run.non_finite,
         timing_only=timing_only,
+        shared=fleet.shared(scenario, people, trips.links),
     )
     return Built(
         scenario, world, people, trips, validation, sha256, task, reason, fleet.tariff(scenario, trips.devices)

@@ -57,6 +57,7 @@ class ClientSlot(IntEnum):
     LATENCY = 3
     CLASS = 4
     DEVICE_FLOPS = 5
+    REGION = 6
 
 
 class JobSlot(IntEnum):

@@ -11,7 +11,7 @@ from desim_fl import durations
 from desim_fl.devices import JOB, SAMPLE, STEP, Devices, Samples, assigned
 from desim_fl.draws import ClientSlot
 from desim_fl.energy import POWERS, PRICES, Tariff
-from desim_fl.network import Links
+from desim_fl.network import Links, SharedWays, Way, bits_a_second, regions
 from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_class, per_client
 
 if TYPE_CHECKING:
@@ -37,14 +37,14 @@ def trips(scenario: Scenario, people: Population, size_bytes: int, assignment: A
     shares = [kind.share for kind in clients.classes or ()]
     classes = assigned(shares, seed, people.keys, exact=clients.class_shares == "exact") if shares else None
     constants = partial(_constants, scenario, people, classes)
-    job_laws = _job_laws(scenario)
+    job_laws, network = _job_laws(scenario), scenario.network
     return DrawnTrips(
         links=Links(
             size_bytes=size_bytes,
             latency_s=constants("network", "latency_s", ClientSlot.LATENCY),
             down_mbps=constants("network", "down_mbps", ClientSlot.DOWN_MBPS),
             up_mbps=constants("network", "up_mbps", ClientSlot.UP_MBPS),
-        ),
+        ).sharing(down=network.shares_down, up=network.shares_up),
         devices=_devices(scenario, people, assignment, classes, constants),
         job_draws=JobDraws(seed, people.keys, job_laws[0], classes, () if classes is None else tuple(job_laws[1:])),
         delay_scale=scenario.run.delay_scale,
@@ -62,6 +62,25 @@ def tariff(scenario: Scenario, devices: Devices) -> Tariff:
         stated = any(value is not None for value in values)
         rates[key] = [value or 0.0 for value in values] if stated else None
     return Tariff(rates, devices.classes)
+
+
+def shared(scenario: Scenario, people: Population, links: Links) -> SharedWays | None:
+    """Return the links that transfers share; ``None`` where everybody has links of their own."""
+    network, run = scenario.network, scenario.run
+    if not (network.shares_down or network.shares_up):
+        return None
+    homes = None if network.region_shares is None else regions(network.region_shares, run.seed, people.keys)
+
+    def way(server: float | None, each: Sequence[float] | None, own: Sequence[float] | None) -> Way | None:
+        if server is None and each is None:
+            return None
+        regional = (None,) * len(network.region_shares or (1,)) if each is None else [bits_a_second(r) for r in each]
+        return Way(None if server is None else bits_a_second(server), regional, homes, own, run.delay_scale)
+
+    return SharedWays(
+        egress=way(network.server_egress_mbps, network.region_down_mbps, links.down_mbps),
+        ingress=way(network.server_ingress_mbps, network.region_up_mbps, links.up_mbps),
+    )
 
 
 def said(scenario: Scenario, section: str, key: str) -> list[Any]:

@@ -7,12 +7,16 @@ then a leg here is its latency alone, and the transfer takes what a :class:`desi
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from array import array
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from desim_fl import draws
 from desim_fl.core import TICKS_PER_SECOND
+from desim_fl.draws import ClientSlot, Purpose
 from desim_fl.meter import Meter
 from desim_fl.sharing import Link
 from desim_fl.ticks import to_ticks
@@ -82,6 +86,13 @@ class Way:
         return 0 if rate is None else -(-self.work(size_bytes) // max(1, rate))
 
 
+def regions(shares: Sequence[float], seed: int, keys: Sequence[int]) -> NDArray[np.int16]:
+    """Draw the region of each client: a constant of its own, in proportion to the shares."""
+    uniform = draws.uniforms(draws.words(seed, Purpose.CLIENT, np.asarray(keys, np.uint64), 0, ClientSlot.REGION))
+    upto = np.cumsum([share / math.fsum(shares) for share in shares])[:-1]
+    return np.searchsorted(upto, uniform, side="right").astype(np.int16)
+
+
 @dataclass(frozen=True, slots=True)
 class SharedWays:
     """The directions that transfers share; ``None`` = everybody has a link of their own there."""
@@ -133,3 +144,17 @@ class Links:
     def _leg(self, client: int, jitter: float, rates: Sequence[float] | None) -> int:
         rate = None if rates is None else rates[client]
         return to_ticks(self.latency_s[client] * jitter) + transfer_ticks(self.size_bytes, rate)
+
+    def sharing(self, *, down: bool, up: bool) -> Links:
+        """The same with these directions shared, where rates have three significant digits."""
+        return replace(
+            self,
+            shared_down=down,
+            shared_up=up,
+            down_mbps=_on_grid(self.down_mbps) if down else self.down_mbps,
+            up_mbps=_on_grid(self.up_mbps) if up else self.up_mbps,
+        )
+
+
+def _on_grid(rates: Sequence[float] | None) -> Sequence[float] | None:
+    return None if rates is None else array("d", (bits_a_second(rate) / 1e6 for rate in rates))

@@ -7,6 +7,7 @@ a transfer ends (one event for all that end on a link at a tick), it lands. Ends
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Trip
@@ -47,15 +48,16 @@ class Underway(Flying):
         self.job = None  # pyright: ignore[reportAttributeAccessIssue]
 
     def legs(self) -> tuple[tuple[Kind, int], ...]:
-        """Ends of legs that are known."""
+        """Ends of legs that are known, those after a loss left out."""
         started = () if self.plan.wait is None else ((Kind.STARTED, self.started),)
         ends = ((Kind.DOWNLOADED, self.downloaded), *started, (Kind.COMPUTED, self.computed))
-        return tuple(end for end in ends if end[1] < MOST_TICKS)
+        last = MOST_TICKS - 1 if self.plan.lost is None else self.left + self.plan.lost[0]
+        return tuple(end for end in ends if end[1] <= last)
 
     def spent(self, now: int) -> tuple[int, int, int, int]:
         """Ticks spent in each leg."""
         marks = (self.left, *(min(tick, now) for tick in (self.downloaded, self.started, self.computed)), now)
-        return tuple(end - begin for begin, end in zip(marks, marks[1:], strict=False))  # pyright: ignore[reportReturnType]
+        return tuple(end - begin for begin, end in pairwise(marks))  # pyright: ignore[reportReturnType]
 
 
 class Road:

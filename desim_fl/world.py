@@ -66,7 +66,9 @@ class World:
     def __post_init__(self) -> None:
         """Refuse by name what the engine cannot play."""
         if self.trips.contended != (self.shared is not None):
-            raise RefusedError("trips without transfers (Trips.contended) go with shared links (World.shared), and no others")
+            raise RefusedError(
+                "trips without transfers (Trips.contended) go with shared links (World.shared), and no others"
+            )
         for what, part in (("strategy", self.strategy), ("selector", self.selector)):
             if self.timing_only and part.reads_outcomes:
                 raise RefusedError(

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from fluid import Flow, Fluid, per_tick
+
 from desim_fl.draws import Purpose, word
 
 LEG, ARRIVAL, ALARM = 0, 1, 4  # classes within an instant
@@ -36,6 +38,19 @@ class Legs(NamedTuple):
     def whole(self) -> int:
         """Ticks from dispatch to arrival."""
         return self.download + (self.wait or 0) + self.compute + self.upload
+
+
+class Shared(NamedTuple):
+    """A direction that transfers share, rates in bit/s (``None`` = no limit); ``caps`` and ``regions`` by client."""
+
+    capacity: int | None
+    regional: tuple[int | None, ...]
+    regions: tuple[int, ...]
+    caps: tuple[int | None, ...]
+
+    def fluid(self) -> Fluid:
+        """The link, empty."""
+        return Fluid(per_tick(self.capacity), [per_tick(own) for own in self.regional])
 
 
 class Method(NamedTuple):
@@ -74,6 +89,8 @@ class Setting(NamedTuple):
     max_ticks: int | None = None
     max_versions: int | None = None
     max_updates: int | None = None
+    down: Shared | None = None  # then trips have latencies where they had downloads
+    up: Shared | None = None
 
     def legs(self, client: int, nth: int) -> Legs:
         """The client's nth trip."""
@@ -100,6 +117,7 @@ class Trip:
     start: float
     round: int
     legs: Legs
+    at: int = 0  # 1 once the download is through
 
 
 class Entry(NamedTuple):
@@ -155,10 +173,13 @@ class Reference:
     alarms: int = 0
     met: set[str] = field(default_factory=set)
     landings: list[tuple[int, int]] = field(default_factory=list)  # (tick, client)
+    roads: dict[str, Fluid] = field(default_factory=dict)  # by what is written at the end of a transfer
 
     def play(self) -> Reference:
         """Play until a stop rule holds; raises ``Stalled``."""
         self.idle = list(range(len(self.setting.sizes)))
+        both = {"downloaded": self.setting.down, "uploaded": self.setting.up}
+        self.roads = {what: shared.fluid() for what, shared in both.items() if shared is not None}
         if self.setting.method.name == "fedavg":
             self.begin_round()
         else:
@@ -171,6 +192,7 @@ class Reference:
     def step(self) -> None:
         """Let the entry with the smallest key happen."""
         limit = self.setting.max_ticks
+        self.watch_the_roads()
         following = min(self.entries, key=lambda entry: entry[:3], default=None)
         if limit is not None and (following is None or following.tick > limit):
             self.now = limit
@@ -190,6 +212,46 @@ class Reference:
 
     # ---- trips
 
+    def watch_the_roads(self) -> None:
+        """Make an entry of every transfer that ends no later than the next entry."""
+        following = {what: road.first_end() for what, road in self.roads.items()}
+        ticks = [tick for tick in following.values() if tick is not None]
+        first = min([*ticks, *(entry.tick for entry in self.entries)], default=None)
+        for what, road in self.roads.items():
+            if following[what] is not None and following[what] == first:
+                road.advance(first)
+                for job, _, end in road.ended:
+                    assert end == first
+                    self.entries.append(Entry(first, LEG, job, what, self.flying[job]))
+                road.ended.clear()
+
+    def transfer(self, trip: Trip) -> None:
+        """The latency is over, and the bytes begin to move."""
+        if "downloaded" in self.roads and trip.at == 0:
+            self.roll("downloaded", trip, self.setting.down)
+        elif trip.at == 0:
+            self.downloaded(trip)
+        elif "uploaded" in self.roads:
+            self.roll("uploaded", trip, self.setting.up)
+        else:
+            self.uploaded(trip)
+
+    def roll(self, what: str, trip: Trip, shared: Shared) -> None:
+        """Enter a shared road."""
+        road, cap, region = self.roads[what], shared.caps[trip.client], shared.regions[trip.client]
+        road.advance(self.now)
+        if cap is shared.capacity is shared.regional[region] is None:
+            getattr(self, what)(trip)
+        else:
+            road.flows[trip.id] = Flow(Fraction(800), per_tick(cap), region, self.now)
+            self.met.add("shared road")
+            if len(road.flows) > 1:
+                self.met.add("crowded road")
+
+    def uploaded(self, trip: Trip) -> None:
+        """The last bit is there: an arrival."""
+        self.entries.append(Entry(self.now, ARRIVAL, trip.id, "arrive", trip))
+
     def send_out(self, client: int) -> None:
         """Dispatch a job to a client."""
         nth = self.sent.get(client, 0)
@@ -199,8 +261,8 @@ class Reference:
         self.flying[trip.id] = trip
         self.idle.remove(client)
         self.row("dispatch", trip)
-        self.entries.append(Entry(self.now + trip.legs.download, LEG, trip.id, "downloaded", trip))
-        if trip.legs.lost is not None and trip.legs.lost < trip.legs.whole:
+        self.entries.append(Entry(self.now + trip.legs.download, LEG, trip.id, "transfer", trip))
+        if trip.legs.lost is not None and (trip.legs.lost < trip.legs.whole or self.roads):
             self.entries.append(Entry(self.now + trip.legs.lost, ARRIVAL, trip.id, "lose", trip))
         elif trip.legs.lost == trip.legs.whole:
             self.met.add("loss in the instant of arrival")
@@ -209,6 +271,7 @@ class Reference:
 
     def downloaded(self, trip: Trip) -> None:
         """End of the download; the wait or computing begins."""
+        trip.at = 1
         self.row("downloaded", trip)
         if trip.legs.wait is None:
             self.entries.append(Entry(self.now + trip.legs.compute, LEG, trip.id, "computed", trip))
@@ -223,13 +286,18 @@ class Reference:
     def computed(self, trip: Trip) -> None:
         """End of computing; the upload begins."""
         self.row("computed", trip)
-        self.entries.append(Entry(self.now + trip.legs.upload, ARRIVAL, trip.id, "arrive", trip))
+        self.entries.append(Entry(self.now + trip.legs.upload, LEG, trip.id, "transfer", trip))
 
     def land(self, trip: Trip) -> None:
         """Free the client and forget what else would have become of the job."""
         del self.flying[trip.id]
         self.idle.append(trip.client)
         self.entries = [entry for entry in self.entries if entry.subject is not trip]
+        for road in self.roads.values():
+            if trip.id in road.flows:
+                road.advance(self.now)
+                if road.flows.pop(trip.id, None) is not None:
+                    self.met.add("transfer broken off")
 
     # ---- landings
 
@@ -268,7 +336,9 @@ class Reference:
         return "late straggler" if method.name == "fedavg" and trip.round != self.round else None
 
     def lose(self, trip: Trip) -> None:
-        """A job will not return."""
+        """A job will not return, unless its arrival is of the same instant."""
+        if any(entry.what == "arrive" and entry.subject is trip for entry in self.entries):
+            return
         self.met.add("loss")
         tau = self.version - trip.base
         self.land(trip)

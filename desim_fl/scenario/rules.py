@@ -16,7 +16,7 @@ from desim_fl.scenario.schedules import SCHEDULE_KEYS
 from desim_fl.scenario.synchronous import FedAvg
 from desim_fl.scenario.table import Loc, Problem
 from desim_fl.scenario.training import BY_DATA, Cnn, Logistic
-from desim_fl.scenario.world import Blobs, Clients, LeastSquares, Quadratic
+from desim_fl.scenario.world import Blobs, Clients, LeastSquares, Network, Quadratic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -115,6 +115,22 @@ def _model_fits_data(data: Table, model: Table) -> Iterator[Problem]:
             return
     if isinstance(model, Cnn) and isinstance(data, Blobs):
         yield Problem(("model", "name"), f'name = "cnn" needs images, and data {kind} has none; use "mlp"', doubts)
+
+
+def _regions(network: Network) -> Iterator[Problem]:
+    limits = ("region_down_mbps", "region_up_mbps")
+    doubts = tuple(("network", key) for key in ("region_shares", *limits))
+    shares = network.region_shares
+    if shares is not None and not network.given(*limits):
+        text = "region_shares needs the key region_down_mbps or region_up_mbps: regions have links of their own"
+        yield Problem(("network", "region_shares"), text, doubts)
+    for key in network.given(*limits):
+        rates = getattr(network, key)
+        if rates is not None and shares is None:
+            yield Problem(("network", key), f"{key} needs the key region_shares: who lives where", doubts)
+        elif rates is not None and shares is not None and len(rates) != len(shares):
+            text = f"{key} has {len(rates)} entries, but region_shares has {len(shares)}"
+            yield Problem(("network", key), text, doubts)
 
 
 def _training(training: Training) -> Iterator[Problem]:
@@ -295,6 +311,7 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_distinct_keys, ("clients",)),
     (_quadratic_lengths, ("data", "clients")),
     (_model_fits_data, ("data", "model")),
+    (_regions, ("network",)),
     (_training, ("training",)),
     (_plain_descent, ("data", "training")),
     (_closed_form, ("data", "model", "training")),

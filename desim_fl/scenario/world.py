@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Discriminator, Field, Tag
 
 from desim_fl.scenario.devices import UNITS, DeviceClass
-from desim_fl.scenario.laws import Bandwidth, Constant, Duration, Factor
-from desim_fl.scenario.table import CLIENT_MAX, Amount, Count, Number, PartShare, Positive, Share, Table, Whole
+from desim_fl.scenario.laws import ONE_BIT_A_SECOND, Bandwidth, Constant, Duration, Factor
+from desim_fl.scenario.table import CLIENT_MAX, LARGEST, Amount, Count, Number, PartShare, Positive, Share, Table, Whole
 
 DEFAULT_DATA = "fashion_mnist_6k"
 FASHION_TRAIN = 6000
@@ -215,6 +215,11 @@ class Clients(Table):
         return bool(kinds) and all(getattr(kind, key) is not None for kind in kinds)
 
 
+REGIONS_MAX = 1000  # each costs something at every event on a shared link
+Rate = Annotated[float, Field(ge=ONE_BIT_A_SECOND, le=LARGEST)]
+Rates = Annotated[tuple[Rate, ...], Field(strict=False, min_length=1, max_length=REGIONS_MAX)]
+
+
 class Network(Table):
     """The way between a client and the server: a leg takes its latency plus bytes over bandwidth."""
 
@@ -232,3 +237,30 @@ class Network(Table):
         default=Constant(value=1.0),
         description="Law drawn for every job and direction: the latency is multiplied with it.",
     )
+    server_egress_mbps: Rate | None = Field(
+        default=None,
+        description="What the server sends in all, in Mbit/s: downloads under way share it; absent = unlimited.",
+    )
+    server_ingress_mbps: Rate | None = Field(
+        default=None,
+        description="What the server receives in all, in Mbit/s: uploads under way share it; absent = unlimited.",
+    )
+    region_shares: Annotated[tuple[Positive, ...], Field(strict=False, min_length=1, max_length=REGIONS_MAX)] | None = (
+        Field(default=None, description="One number a region: how likely a client lives there, beside the others.")
+    )
+    region_down_mbps: Rates | None = Field(
+        default=None, description="What all clients of each region download together, in Mbit/s; absent = unlimited."
+    )
+    region_up_mbps: Rates | None = Field(
+        default=None, description="What all clients of each region upload together, in Mbit/s; absent = unlimited."
+    )
+
+    @property
+    def shares_down(self) -> bool:
+        """Whether downloads share a link."""
+        return self.server_egress_mbps is not None or self.region_down_mbps is not None
+
+    @property
+    def shares_up(self) -> bool:
+        """Whether uploads share a link."""
+        return self.server_ingress_mbps is not None or self.region_up_mbps is not None
