@@ -31,14 +31,15 @@ from desim_fl.complaints import (
     unlike_the_plan,
 )
 from desim_fl.consultation import Consultation
-from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Stop, Update
+from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Update
 from desim_fl.dispatch import Desk
-from desim_fl.errors import LawError, RefusedError, RunError
+from desim_fl.errors import LawError, RunError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
-from desim_fl.flight import ALARM, END, Due, Flying, fate, pace, whole_trip
+from desim_fl.flight import ALARM, END, Due, Flying, whole_trip
 from desim_fl.ledger import Ledger
 from desim_fl.readings import Decisions, Readings
+from desim_fl.recall import Recalls
 from desim_fl.ticks import MOST_TICKS, to_ticks
 from desim_fl.traffic import Traffic
 from desim_fl.usage import Usage
@@ -76,7 +77,7 @@ class Engine:
         self._strategy = (Decisions if world.strategy.reads_outcomes else Consultation)(world.strategy, self._view)
         self.readings = Readings()
         self._desk = Desk(world, self._view, self.dispatches, self._depart)
-        self._roster = self._desk.roster
+        self.roster = self._roster = self._desk.roster
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] | None = None
         self._abandoned = self._rejected = 0  # rounds and updates since the last publish
@@ -96,6 +97,7 @@ class Engine:
         self._attended = not idle  # whether anybody wants to know of landings
         self._arrival, self._loss = [self._on_arrival], [self.on_loss]  # handlers, for all flights
         self._traffic = None if world.shared is None else Traffic(self)  # where transfers share links
+        self._recalls = Recalls(self, self._traffic)
         log.tally = self._tally
 
     def _tally(self, batch: Batch) -> None:
@@ -327,7 +329,7 @@ class Engine:
             self._stop("max_versions" if version >= self._most_versions else "max_updates")
             return
         for stop in stops:
-            freed += self._end_early(stop)
+            freed += self._recalls.end(stop)
         for alarm in alarms:
             self._set_alarm(alarm)
         self._desk.serve(sends, freed, at_once=at_once, published=params is not None)
@@ -348,49 +350,6 @@ class Engine:
         self._buffers, self._abandoned, self._rejected = {}, 0, 0
         self.log.publish(client, job, version, reply.scale)
         self._evaluator.published(self.model)
-
-    def _end_early(self, stop: Stop) -> int:
-        """Cancel a running job (returns 1: its place is free) or move its report forward (returns 0)."""
-        flying = self.flights.get(stop.job)
-        if flying is None:
-            raise RunError(f"the strategy stops job {stop.job}, which is not in flight")
-        if stop.how == "cancel":
-            self._cancel(flying)
-            return 1
-        if stop.how not in {"epoch", "step"}:
-            raise RefusedError(f'a job cannot be stopped with how = "{stop.how}"; use "cancel", "epoch" or "step"')
-        self._report_early(flying, stop.how)
-        return 0
-
-    def _cancel(self, flying: Flying) -> None:
-        job, version = flying.job, self.model.version
-        del self.flights[job.id]
-        self._roster.free(job.client)
-        self.ledger.cancelled += 1
-        self.usage.spend(flying, self.now)
-        flying.forget()
-        self.log.cut(job.id)
-        self.log.row(Kind.CANCEL, job.client, job.id, version, version - job.version)
-        self.world.executor.release(job)
-
-    def _report_early(self, flying: Flying, how: str) -> None:
-        """Let a job report what it has at its next epoch or step boundary."""
-        job, now = flying.job, self.now
-        steps, compute = flying.boundary(now, how, pace(self.world, flying))
-        if steps == flying.steps:
-            return
-        behind = {kind for kind, tick in flying.legs() if tick <= now}  # a lost job may have had no leg ahead at all
-        self.log.cut(job.id)
-        trip = flying.trip._replace(compute=compute)
-        if self._traffic is not None:
-            shorter: Flying = self._traffic.shorten(flying, steps, compute)
-        else:
-            ends, lost = fate(trip, flying.left)
-            flying.forget()
-            shorter = Flying(self._env, self.handlers(lost), now, job, trip, flying.left, steps, ends, lost)
-        self.flights[job.id] = shorter
-        later = tuple(end for end in shorter.legs() if end[0] not in behind)  # one in this very instant included
-        self.log.legs(job.client, job.id, later)
 
     def _set_alarm(self, alarm: Alarm) -> None:
         self._alarms.pop(alarm.name, None)

@@ -56,7 +56,7 @@ class Way:
 
     capacity: int | None
     regional: Sequence[int | None] = (None,)
-    regions: Sequence[int] | None = None
+    regions: Sequence[int] | NDArray[np.int16] | None = None
     rates: Sequence[float] | None = None
     scale: float = 1.0
 

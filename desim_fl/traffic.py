@@ -29,18 +29,24 @@ DOWN, UP = "egress", "ingress"
 class Underway(Flying):
     """A job on its way over shared links: what is known of its legs so far.
 
-    ``plan`` holds its legs without what shared links carry. ``downloaded``, ``started``, ``computed`` are the ticks at
+    ``plan`` holds its legs without what shared links carry. ``downloaded``, ``begun`` (the wait), ``computed`` are the ticks at
     which its legs end, as far as they are known (else beyond all time); ``ends`` is when it would arrive if it were alone, which
     orders training and nothing else. ``due`` is the one event that it waits for.
     """
 
-    __slots__ = ("computed", "downloaded", "due", "plan", "started", "traffic")
+    __slots__ = ("begun", "computed", "downloaded", "due", "plan", "traffic")
 
     def __init__(self, traffic: Traffic, job: Job, plan: Trip, left: int, ends: int) -> None:
         self.job, self.plan, self.trip, self.left, self.ends = job, plan, plan, left, ends
-        self.steps, self.lost, self.traffic = job.work.steps or 0, None, traffic
-        self.downloaded = self.started = self.computed = MOST_TICKS
+        self.steps, self.traffic = job.work.steps or 0, traffic
+        self.lost: str | None = None
+        self.downloaded = self.begun = self.computed = MOST_TICKS
         self.due: Due | None = None
+
+    @property
+    def started(self) -> int:
+        """Tick at which computing starts."""
+        return self.begun
 
     def forget(self) -> None:
         """End here: its transfer makes room for the others at once."""
@@ -155,7 +161,7 @@ class Traffic:
         """End a leg over the network: what comes after it is known for a while."""
         job, plan = flying.job, flying.plan
         if flying.computed == MOST_TICKS:
-            flying.downloaded, flying.started = tick, tick + (plan.wait or 0)
+            flying.downloaded, flying.begun = tick, tick + (plan.wait or 0)
             flying.computed = flying.started + flying.trip.compute
             self._engine.log.legs(job.client, job.id, flying.legs())
             self._later(self._on_latency_up, flying, flying.computed + plan.upload - tick)

@@ -290,8 +290,8 @@ def test_segment_size_and_batches_change_neither_rows_nor_hash():
 
 
 def test_what_cannot_be_played_is_refused_by_name():
-    """Contended links and early-stopped outcomes are named, not ignored."""
-    with pytest.raises(RefusedError, match="contend"):
+    """Trips without transfers where no links are shared, and early-stopped outcomes, are named, not ignored."""
+    with pytest.raises(RefusedError, match="go with shared links"):
         play(ScriptedTrips([1], contended=True))
     with pytest.raises(RefusedError, match="early stopping"):
         play(ScriptedTrips([1]), concurrency=1, outcome=lambda _j, _s, outcome: outcome._replace(stopped=True))

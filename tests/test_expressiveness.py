@@ -373,7 +373,7 @@ def test_sends_that_cannot_be_played_yet_are_refused_by_name(send, named):
 
 
 def test_contended_links_and_early_stopping_are_refused_by_name():
-    """Arrival times that contention decides, and local training that ends early, are refused with their name; CASES RE-05."""
+    """Trips without transfers where no links are shared, and local training that ends early, are refused by name; CASES RE-05."""
     with pytest.raises(RefusedError, match=r"Trips\.contended"):
         play(ScriptedTrips([1], contended=True))
     with pytest.raises(RefusedError, match=r"early stopping.*Outcome\.stopped"):

@@ -1,0 +1,67 @@
+"""Ending a running job before its time, as a strategy asks: cancelled, or reporting what it has."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from desim_fl.errors import RefusedError, RunError
+from desim_fl.flight import Flying, fate, pace
+from desim_fl.records import Kind
+from desim_fl.traffic import Underway
+
+if TYPE_CHECKING:
+    from desim_fl.core import Stop
+    from desim_fl.traffic import Traffic
+
+
+class Recalls:
+    """Ends jobs of one engine early."""
+
+    __slots__ = ("_engine", "_traffic")
+
+    def __init__(self, engine: Any, traffic: Traffic | None) -> None:
+        self._engine, self._traffic = engine, traffic
+
+    def end(self, stop: Stop) -> int:
+        """Cancel a running job or move its report forward; returns how many places become free at once."""
+        flying = self._engine.flights.get(stop.job)
+        if flying is None:
+            raise RunError(f"the strategy stops job {stop.job}, which is not in flight")
+        if stop.how == "cancel":
+            self._cancel(flying)
+            return 1
+        if stop.how not in {"epoch", "step"}:
+            raise RefusedError(f'a job cannot be stopped with how = "{stop.how}"; use "cancel", "epoch" or "step"')
+        self._report_early(flying, stop.how)
+        return 0
+
+    def _cancel(self, flying: Flying) -> None:
+        engine, job = self._engine, flying.job
+        version = engine.model.version
+        del engine.flights[job.id]
+        engine.roster.free(job.client)
+        engine.ledger.cancelled += 1
+        engine.usage.spend(flying, engine.now)
+        flying.forget()
+        engine.log.cut(job.id)
+        engine.log.row(Kind.CANCEL, job.client, job.id, version, version - job.version)
+        engine.world.executor.release(job)
+
+    def _report_early(self, flying: Flying, how: str) -> None:
+        """Let a job report what it has at its next epoch or step boundary."""
+        engine, job, now = self._engine, flying.job, self._engine.now
+        steps, compute = flying.boundary(now, how, pace(engine.world, flying))
+        if steps == flying.steps:
+            return
+        behind = {kind for kind, tick in flying.legs() if tick <= now}  # a lost job may have had no leg ahead at all
+        engine.log.cut(job.id)
+        if self._traffic is not None and isinstance(flying, Underway):
+            shorter: Flying = self._traffic.shorten(flying, steps, compute)
+        else:
+            trip = flying.trip._replace(compute=compute)
+            ends, lost = fate(trip, flying.left)
+            flying.forget()
+            shorter = Flying(engine.env, engine.handlers(lost), now, job, trip, flying.left, steps, ends, lost)
+        engine.flights[job.id] = shorter
+        later = tuple(end for end in shorter.legs() if end[0] not in behind)  # one in this very instant included
+        engine.log.legs(job.client, job.id, later)
