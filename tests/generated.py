@@ -65,7 +65,11 @@ class Crashing:
 
     inner: Any
     shares: dict[tuple[int, int], float]
-    contended: bool = False
+
+    @property
+    def contended(self) -> bool:
+        """As the trips themselves."""
+        return self.inner.contended
 
     def trip(self, client: int, nth: int, work: Any) -> Trip:
         """The client's nth trip, perhaps lost."""
@@ -229,6 +233,15 @@ TABLES: dict[str, dict[str, Line]] = {
         "links": ("network.latency_s=0.05", "network.down_mbps=0.001", "network.up_mbps={law='pareto',alpha=2.0,scale=0.0005}"),
         "scaled": ("network.latency_s=0.25", "network.latency_jitter_factor={law='half_normal',sd=1.0,min=0.1}", ["run.delay_scale=10", "run.delay_scale=0.5"]),
     },
+    "sharing": {
+        "none": (),
+        "uploads": (["network.server_ingress_mbps=0.0002", "network.server_ingress_mbps=1000.0"],),
+        "downloads": (["network.server_egress_mbps=0.0002", "network.server_egress_mbps=0.0007"],),
+        "both, regions": (
+            "network.server_ingress_mbps=0.0004", "network.region_shares=[1.0, 2.0]", "network.region_up_mbps=[0.0001, 0.001]",
+            ["network.region_down_mbps=[0.0002, 0.0002]", "network.server_egress_mbps=0.0003"],
+        ),
+    },
     "accidents": {
         "none": (),
         "crashes": (crashing,),
@@ -312,6 +325,7 @@ class Kill(NamedTuple):
     alarms: int
     caches: int
     read: int  # values, or replies, that training decided
+    moving: int  # transfers on shared links
 
 
 @dataclass
@@ -397,6 +411,7 @@ RARE: dict[str, Callable[[Seen], bool]] = {
     "killed with an alarm set": lambda s: any(kill.alarms for kill in s.kills),
     "killed with caches of clients": lambda s: any(kill.caches for kill in s.kills),
     "killed after the timeline has read trained values": lambda s: any(kill.read for kill in s.kills),
+    "killed while transfers share a link": lambda s: any(kill.moving > 1 for kill in s.kills),
     "killed in an instant of several arrivals": lambda s: any(s.ticks("arrive").count(kill.tick) > 1 for kill in s.kills),
     "killed in the instant of a cancellation": lambda s: any(kill.tick in s.ticks("cancel") for kill in s.kills),
     "killed in the instant of a loss": lambda s: any(kill.tick in s.ticks("lose") for kill in s.kills),
