@@ -20,6 +20,7 @@ import numpy as np
 from desim_fl import datasets
 from desim_fl.core import Job, Work
 from desim_fl.draws import Purpose, stream
+from desim_fl.errors import RunError
 from desim_fl.executors.choice import cores
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ def _bare(model: str) -> Callable[[int], None]:
 def _pfl(model: str) -> Callable[[int], Any]:
     from desim_fl import bench_pfl  # noqa: PLC0415  (rarely installed)
 
+    multiprocessing.current_process().name = "MainProcess"  # by which pfl tells who may train
     return bench_pfl.jobs_of(*bare_parts(model), batch=BATCH, lr=LR)
 
 
@@ -146,16 +148,22 @@ class Loops:
             theirs.close()  # so that a process that dies is an EOFError here, not a wait without end
             self.pipes.append(mine)
             self.processes.append(process)
-        for pipe in self.pipes:
-            pipe.recv()
+        self._heard()
+
+    def _heard(self) -> None:
+        """Wait for all; raises ``RunError`` if one has ended."""
+        try:
+            for pipe in self.pipes:
+                pipe.recv()
+        except EOFError:
+            raise RunError("bench: a process that was to be measured has ended; what it said stands above") from None
 
     def work(self, jobs: int) -> int:
         """Do ``jobs`` jobs, the same number in each process; returns how many were done."""
         each = max(1, jobs // len(self.pipes))
         for pipe in self.pipes:
             pipe.send(each)
-        for pipe in self.pipes:
-            pipe.recv()
+        self._heard()
         return each * len(self.pipes)
 
     def close(self) -> None:
@@ -168,11 +176,15 @@ class Loops:
 
 @dataclass(slots=True)
 class Executing:
-    """Jobs through one of desim-fl's executors, without engine, log or reuse."""
+    """Jobs through one of desim-fl's executors, without engine, log or reuse.
+
+    ``warm`` are jobs to be done before it is measured: so many come before batched steps are recorded.
+    """
 
     executor: Any
     task: Any
     done: int = 0
+    warm: int = 0
 
     def work(self, jobs: int) -> int:
         """Submit and collect ``jobs`` jobs."""
@@ -234,10 +246,8 @@ def _vmap(model: str) -> Executing:
     from desim_fl.executors.vmap import VmapExecutor  # noqa: PLC0415
 
     task = _task(model)
-    side = Executing(VmapExecutor(task, VMAP_WIDTH, cores()), task)
-    if side.executor.batched is not None:
-        side.work(4 * VMAP_WIDTH * cores())  # so many come before its steps are recorded
-    return side
+    executor = VmapExecutor(task, VMAP_WIDTH, cores())
+    return Executing(executor, task, warm=0 if executor.batched is None else 4 * VMAP_WIDTH * cores())
 
 
 def sides(*, ray: bool = False) -> dict[str, Callable[[str], Any]]:
@@ -271,6 +281,8 @@ def train(model: str, jobs: int, repeats: int, *, ray: bool = False) -> list[Fig
         running[side] = start(model)
         running[side].work(2 * cores())
         starts[side] = perf_counter() - began
+        if getattr(running[side], "warm", 0):
+            running[side].work(running[side].warm)
     rates: dict[str, list[float]] = {side: [] for side in running}
     try:
         for _ in range(repeats):
