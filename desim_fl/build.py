@@ -229,7 +229,7 @@ def _executor(
     )
     steps = [work.steps or 0 for work in assignment.usual]
     executor, reason = choose(task, wish, steps)
-    return (reusing(executor, task, asked.reuse_limit_gb) if asked.reuse else executor), reason
+    return reusing(executor, task, steps, wish=asked.reuse, limit_gb=asked.reuse_limit_gb), reason
 
 
 def _expected_jobs(scenario: Scenario) -> int | None:

@@ -139,6 +139,7 @@ WALL_CLOCK = {
     "bench_plan.py",
     "checkpointing.py",
     "executors/choice.py",
+    "executors/reuse.py",
     "executors/inline.py",
     "executors/threads.py",
     "executors/bridge.py",

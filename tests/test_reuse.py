@@ -9,13 +9,18 @@ import threading
 import numpy as np
 import pytest
 import torch
+from test_learning_batched import NormNet
 from training_world import BLOBS, PARTS, NoisyNet, blob_task, equal_buffers, job_of, mlp_of
 
+import scenarios
 from desim_fl.core import Model, Outcome, Promise, Score
+from desim_fl.executors import choice, reuse
 from desim_fl.executors.reuse import ReuseExecutor, packed, unpacked
-from desim_fl.executors.store import Store
+from desim_fl.executors.store import Behind, Store
 from desim_fl.learning.identity import Identity
+from desim_fl.learning.models import factory
 from desim_fl.learning.optimizers import OptimizerSettings
+from desim_fl.learning.quadratic import QuadraticTask
 
 CPU = torch.device("cpu")
 
@@ -189,7 +194,7 @@ def test_damaged_files_are_noticed_and_trained_again(tmp_path):
 
 def test_the_store_keeps_its_bound_and_what_was_used_last(tmp_path):
     """Beyond the bound the files not used for longest go; one that was just read stays; CASES RS-01."""
-    store = Store(tmp_path, 20_000)
+    store = Store(tmp_path, 10**9)
     for number in range(30):
         store.put(f"{number:02x}{number:062x}", bytes([number]) * 968)
         path = tmp_path / f"{number:02x}"
@@ -199,10 +204,20 @@ def test_the_store_keeps_its_bound_and_what_was_used_last(tmp_path):
 
         os.utime(file, ns=(stamp, stamp))
     assert store.get(f"{0:02x}{0:062x}") == bytes(968)
+    store.limit_bytes = 20_000
     store.trim()
     left = {int(path.parent.name, 16) for path in tmp_path.glob("*/*")}
     assert left == {0, *range(13, 30)}
     assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 20_000
+
+
+def test_a_store_that_is_written_to_never_grows_far_beyond_its_bound(tmp_path):
+    """Whoever writes looks how large the folder is at its first put, and after every fiftieth of the bound; CASES RS-01."""
+    for turn in range(5):
+        store = Store(tmp_path, 100_000)
+        for number in range(3 * turn, 3 * turn + 40):
+            store.put(f"{number:02x}{turn:062x}", bytes(5_000))
+            assert sum(path.stat().st_size for path in tmp_path.glob("*/*")) <= 100_000 + 5_032
 
 
 def test_several_writers_and_readers_share_a_store(tmp_path):
@@ -226,6 +241,26 @@ def test_several_writers_and_readers_share_a_store(tmp_path):
         thread.join()
     assert wrong == []
     assert all(not path.name.startswith(".") for path in tmp_path.glob("*/*"))
+
+
+def test_writing_beside_training_loses_nothing_and_is_bounded(tmp_path, monkeypatch):
+    """What is on its way is found; at most sixteen contents are; when the executor is closed all are on the disk."""
+    store, gate, most = Store(tmp_path, 10**9), threading.Event(), []
+    really = store.put
+    monkeypatch.setattr(store, "put", lambda key, content: (gate.wait(10), really(key, content)))
+    behind = Behind(store)
+    for number in range(16):
+        behind.put(f"{number:064x}", bytes([number]))
+    assert [behind.get(f"{number:064x}") for number in range(17)] == [*(bytes([number]) for number in range(16)), None]
+    assert not list(tmp_path.glob("*/*"))
+    threading.Timer(0.05, gate.set).start()
+    for number in range(16, 60):
+        behind.put(f"{number:064x}", bytes([number]))
+        most.append(len(behind._underway))
+    assert gate.is_set()
+    assert max(most) <= 16
+    ReuseExecutor(Counting(blob_task()), behind, Identity(blob_task()), CPU).close()
+    assert [Store(tmp_path, 10**9).get(f"{number:064x}") for number in range(60)] == [bytes([n]) for n in range(60)]
 
 
 def test_an_unusable_folder_costs_time_only(tmp_path):
@@ -285,3 +320,64 @@ def _masked(keep):
     module = torch.nn.Linear(6, 4)
     module.register_buffer("mask", (torch.arange(6) < keep).float(), persistent=False)
     return module
+
+
+# ---- by itself
+
+JOB_S = 1.0
+
+
+def kept(monkeypatch, task=None, *, wish=None, job_s=JOB_S, keep_s=JOB_S / 100, exact=True) -> bool:
+    """Whether the store is put in front of an executor, for jobs and outcomes of such a cost."""
+    monkeypatch.setattr(choice, "_job_s", lambda *_: job_s)
+    monkeypatch.setattr(reuse, "keeping_s", lambda *_: keep_s)
+    inner = Counting(task or blob_task(), exact=exact)
+    executor = choice.reusing(inner, inner.task, [4, 2, 1, 1], wish=wish, limit_gb=1.0)
+    assert executor is inner or executor.inner is inner
+    executor.close()
+    return executor is not inner
+
+
+def test_outcomes_are_kept_by_themselves_where_that_is_sure_and_pays(monkeypatch):
+    """A built-in network, exact, forty times as long to train as to keep; ``false`` and ``true`` need no reasons."""
+    assert kept(monkeypatch)
+    assert not kept(monkeypatch, exact=False)
+    assert not kept(monkeypatch, blob_task(NormNet))
+    assert not kept(monkeypatch, blob_task(factory("training_world:NoisyNet", {}, (6,), 4)))
+    assert not kept(monkeypatch, QuadraticTask(curvature=[1.0], optimum=[2.0], examples=[4]))
+    assert not kept(monkeypatch, job_s=39 * JOB_S / 100)
+    assert kept(monkeypatch, job_s=41 * JOB_S / 100)
+    assert not kept(monkeypatch, keep_s=math.inf)
+    assert not kept(monkeypatch, wish=False)
+    assert kept(monkeypatch, blob_task(factory("training_world:NoisyNet", {}, (6,), 4)), wish=True, job_s=0.0)
+
+
+def test_a_run_that_says_nothing_keeps_its_outcomes_and_takes_them_again(tmp_path, monkeypatch):
+    """Worth it by decree: the second run trains nothing, with the hashes of one that trains all; vmap keeps nothing."""
+    monkeypatch.setattr(choice, "WORTH_KEEPING", 0)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    text = scenarios.BLOBS.replace("[executor]\nreuse = false\n", "[executor]\nname = 'inline'\n")
+    runs = [scenarios.played(tmp_path, text, *more, out=out)[1] for out, more in RUNS.items()]
+    assert [run["reuse"] and run["reuse"]["trained"] for run in runs] == [30, 0, None, None]
+    assert len({run["timeline_sha256"] for run in runs}) == 1
+    assert len({run["model_sha256"] for run in runs[:3]}) == 1
+    assert "reuse" not in (tmp_path / "first" / "scenario.toml").read_text().replace("reuse_limit_gb", "")
+
+
+RUNS = {"first": (), "again": (), "never": ("executor.reuse=false",), "vmap": ('executor.name="vmap"',)}
+
+
+def test_what_keeping_costs_is_measured_and_leaves_no_trace(tmp_path):
+    """Some microseconds at least; nothing stays in the folder; one that cannot be written to costs infinitely much."""
+    task = blob_task()
+    assert 1e-6 < reuse.keeping_s(task, Store(tmp_path / "outcomes", 10**9)) < 10
+    assert not list((tmp_path / "outcomes").iterdir())
+    (tmp_path / "file").write_text("in the way")
+    assert reuse.keeping_s(task, Store(tmp_path / "file", 10**9)) == math.inf
+
+
+def test_the_environment_that_chooses_kernels_is_part_of_the_key(monkeypatch):
+    """Another processor level asked for by an environment variable is another machine."""
+    base = Identity(blob_task()).task
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    assert Identity(blob_task()).task != base

@@ -95,7 +95,7 @@ def test_defaults_are_those_of_the_reference(read):
             "max_updates": 3,
             "non_finite": "skip",
         },
-        "executor": {"name": "auto", "device": "cpu", "threads_per_job": 1, "reuse": False, "reuse_limit_gb": 2.0},
+        "executor": {"name": "auto", "device": "cpu", "threads_per_job": 1, "reuse_limit_gb": 2.0},
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from functools import partial
 from time import perf_counter  # decides where jobs run, and nothing that the run computes
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -22,6 +23,7 @@ POOL_START_S = 4.0  # until a pool's processes train: each imports torch
 THREADS_START_S = 0.2  # until replicas are built
 HELD_S = 0.0004  # of each step: Python's own share, in which all other threads wait
 THREADS_SHARE = 0.85  # of a pool's speed: what threads reach where steps are long
+WORTH_KEEPING = 40  # jobs' seconds over those of keeping their outcomes: 2.5 % are the most that it may cost
 _DAY_S = 86_400.0
 _PROBED_STEPS = 3
 
@@ -127,17 +129,37 @@ def _threadable(task: Any) -> bool:
     return only_torchs_own(task.module)
 
 
-def reusing(inner: Executor, task: Task, limit_gb: float) -> Executor:
-    """Put the store of outcomes in front of an executor; tasks without a network are played as they are."""
-    if not hasattr(task, "module"):
+def reusing(inner: Executor, task: Any, steps: Sequence[int], *, wish: bool | None, limit_gb: float) -> Executor:
+    """Put the store of outcomes in front of an executor where that is asked for; for ``None`` where it is sure and pays.
+
+    Sure: exact results of a network whose code is all ours, so that the key holds whatever they depend on. It pays
+    where a usual job takes ``WORTH_KEEPING`` times what keeping an outcome does. Tasks without a network are played as
+    they are.
+    """
+    sure = wish or (getattr(inner, "exact", False) and _built_in(task))
+    if wish is False or not hasattr(task, "module") or not sure:
         return inner
-    from desim_fl.executors.reuse import ReuseExecutor  # noqa: PLC0415  (needs torch)
-    from desim_fl.executors.store import Store, default_folder  # noqa: PLC0415
+    from desim_fl.executors.reuse import ReuseExecutor, keeping_s  # noqa: PLC0415  (needs torch)
+    from desim_fl.executors.store import Behind, Store, default_folder  # noqa: PLC0415
     from desim_fl.learning.identity import Identity  # noqa: PLC0415
 
-    network: Any = task
     store = Store(default_folder(), round(limit_gb * 1e9))
-    return ReuseExecutor(inner, store, Identity(network), network.device)
+    if wish is None and _job_s(task, steps) < WORTH_KEEPING * keeping_s(task, store):
+        return inner
+    return ReuseExecutor(inner, Behind(store), Identity(task), task.device)
+
+
+def _built_in(task: Any) -> bool:
+    """Whether a task's model is one of ours: what a user's may read besides its code, no key can hold."""
+    model = getattr(task, "model", None)
+    if not isinstance(model, partial) or not model.func.__module__.startswith("desim_fl."):
+        return False
+    return not any(isinstance(argument, str) and ":" in argument for argument in model.args)
+
+
+def _job_s(task: Task, steps: Sequence[int]) -> float:
+    """Real seconds of a usual job in this process."""
+    return _cost(task, None, steps).step_s * sum(steps) / len(steps)
 
 
 def _threads(task: Task, workers: int) -> Executor:

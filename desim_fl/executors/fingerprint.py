@@ -7,30 +7,19 @@ environment variables that choose kernels, and the source of what trains.
 from __future__ import annotations
 
 import hashlib
-import os
 import platform
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from desim_fl import __version__
-from desim_fl.learning.facts import source_file
+from desim_fl.learning.facts import kernel_settings, source_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _CODE = ("learning/*.py", "executors/*.py", "draws.py", "algebra.py", "core.py")
-_KERNELS = (
-    "ATEN_CPU_CAPABILITY",
-    "DNNL_",
-    "ONEDNN_",
-    "MKL_CBWR",
-    "MKL_ENABLE",
-    "NPY_DISABLE",
-    "NPY_ENABLE",
-    "GLIBC_TUNABLES",
-)
 
 
 class Mixed(Exception):  # noqa: N818  (a finding, told in a message of its own)
@@ -39,12 +28,11 @@ class Mixed(Exception):  # noqa: N818  (a finding, told in a message of its own)
 
 def facts(device: Any, model: str | None = None) -> dict[str, str]:
     """Facts by name, of this process; those of torch only where there is a ``device``, those of a model if named."""
-    kernels = sorted(item for item in os.environ.items() if item[0].startswith(_KERNELS))
     found = {
         "desim-fl": f"{__version__} {_source_digest()}",
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "kernels": " ".join(f"{name}={value}" for name, value in kernels),
+        "kernels": kernel_settings(),
     }
     if model is not None:
         found["model source"] = _digest_of(source_file(model))

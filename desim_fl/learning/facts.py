@@ -28,6 +28,24 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 
+_KERNELS = (
+    "ATEN_CPU_CAPABILITY",
+    "DNNL_",
+    "ONEDNN_",
+    "MKL_CBWR",
+    "MKL_ENABLE",
+    "NPY_DISABLE",
+    "NPY_ENABLE",
+    "GLIBC_TUNABLES",
+)
+
+
+def kernel_settings() -> str:
+    """The environment variables that choose kernels, and with them the last bits of results."""
+    found = sorted(item for item in os.environ.items() if item[0].startswith(_KERNELS))
+    return " ".join(f"{name}={value}" for name, value in found)
+
+
 def cache_folder() -> Path:
     """Return where facts are kept between runs."""
     root = os.environ.get("XDG_CACHE_HOME")

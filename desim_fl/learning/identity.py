@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from desim_fl.learning.facts import own_sources, source_file
+from desim_fl.learning.facts import kernel_settings, own_sources, source_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -67,6 +67,7 @@ def machine(device: torch.device) -> dict[str, str]:
         "deterministic": str(torch.are_deterministic_algorithms_enabled()),
         "dtype": str(torch.get_default_dtype()),
         "device": device.type,
+        "kernels": kernel_settings(),
     }
     if device.type == "cuda":
         facts |= {"gpu": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}

@@ -77,9 +77,10 @@ class Executor(Table):
     width: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=16, description="With vmap: waiting jobs that are trained together. Results depend on it, in last bits."
     )
-    reuse: bool = Field(
-        default=False,
-        description="Take outcomes that were computed before, on this machine, from the user's cache folder.",
+    reuse: bool | None = Field(
+        default=None,
+        description="Keep outcomes in the user's cache folder, and take those that were computed before on this "
+        "machine. Absent = where a built-in network is trained whose jobs cost much more than keeping an outcome does.",
     )
     reuse_limit_gb: Annotated[float, Field(gt=0, le=1e6)] = Field(
         default=2.0, description="Largest size of that folder; what was not used for longest goes first."
