@@ -41,6 +41,7 @@ class Shown(NamedTuple):
     figure: Figure
     tables: list[Table]
     picture: str | None
+    elsewhere: bool = False  # its tables stand below a figure before it
 
 
 def sheet(template: str, figures: Sequence[Figure], **values: Any) -> str:
@@ -111,19 +112,19 @@ def shown(figure: Figure, figures: Sequence[Figure], picture: str | None = None)
     """Return a figure with its tables; a table that two figures share stands below the first."""
     first = next(other for other in figures if set(other.numbers) & set(figure.numbers)) if figure.numbers else figure
     tables = [table(numbers) for numbers in figure.numbers.values() if numbers.headings] if first is figure else []
-    return Shown(figure, tables, picture)
+    return Shown(figure, tables, picture, elsewhere=first is not figure)
 
 
-def table(numbers: Numbers) -> Table:
-    """Return a table of texts from numbers, under their headings."""
+def table(numbers: Numbers, exact: frozenset[str] = frozenset({"accuracy", "loss"})) -> Table:
+    """Return a table of texts from numbers, under their headings; those of ``exact`` columns with every digit."""
     frame = numbers.frame.select(list(numbers.headings))
     kinds = [dtype.is_numeric() for dtype in frame.dtypes]
-    texts = frame.select(_text(name, dtype) for name, dtype in zip(frame.columns, frame.dtypes, strict=True))
+    texts = frame.select(_text(name, dtype, exact) for name, dtype in zip(frame.columns, frame.dtypes, strict=True))
     return Table(numbers.caption, list(zip(numbers.headings.values(), kinds, strict=True)), texts.rows())
 
 
-def _text(name: str, dtype: pl.DataType) -> pl.Expr:
-    column = pl.col(name).round_sig_figs(7) if dtype.is_float() and name not in {"accuracy", "loss"} else pl.col(name)
+def _text(name: str, dtype: pl.DataType, exact: frozenset[str]) -> pl.Expr:
+    column = pl.col(name).round_sig_figs(7) if dtype.is_float() and name not in exact else pl.col(name)
     return column.cast(pl.String).fill_null("\N{EN DASH}")
 
 

@@ -69,7 +69,7 @@ def _levels_chart(study: StudyFolder, factor: str, rows: pl.DataFrame, title: st
     scale = alt.Scale(type="log") if _spans(rows["mean"]) else alt.Scale(zero=False)
     colour = alt.Color("line:N", title=None, sort=lines, legend=alt.Legend() if len(lines) > 1 else None)
     base = alt.Chart().encode(x=x, color=colour)
-    value = alt.Y("mean:Q", title=title, scale=scale)
+    value = alt.Y("mean:Q", title=None if len(lines) > 1 else title, scale=scale)
     tips = [
         alt.Tooltip("variant:N", title="Variant"),
         alt.Tooltip("mean:Q", title="Mean", format=".5~g"),
@@ -77,7 +77,9 @@ def _levels_chart(study: StudyFolder, factor: str, rows: pl.DataFrame, title: st
         alt.Tooltip("high:Q", title="To", format=".5~g"),
         alt.Tooltip("n:Q", title="Runs"),
     ]
-    bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("low:Q", scale=scale, title=title), y2="high:Q")
+    bars = base.mark_rule(strokeWidth=1.5).encode(
+        y=alt.Y("low:Q", scale=scale, title=None if len(lines) > 1 else title), y2="high:Q"
+    )
     path = base.mark_line(strokeWidth=1.5).encode(y=value, strokeDash=alt.StrokeDash("line:N", sort=lines, legend=None))
     points = base.mark_point(filled=True, size=60, opacity=1).encode(y=value, tooltip=tips)
     return alt.layer(bars, path, points, data=named(name), height=240)
@@ -112,13 +114,13 @@ def differences(study: StudyFolder, metric: str) -> Figure:
     shown = shown.select(
         "what", "against", "n", "difference", "low", "high", "ratio", "ratio_low", "ratio_high", gain="pairing_gain"
     )
-    y = alt.Y("what:N", title=None, sort=shown["what"].to_list(), axis=alt.Axis(grid=False))
+    y = alt.Y("what:N", title=None, sort=shown["what"].to_list(), axis=alt.Axis(grid=False, labelLimit=260))
     x = alt.X("difference:Q", title=f"{title}: difference")
     base = alt.Chart().encode(y=y)
     tips = [alt.Tooltip("what:N", title="Variant"), alt.Tooltip("against:N", title="Compared with")]
     tips += [alt.Tooltip(f"{key}:Q", format=".4~g") for key in ("difference", "low", "high", "ratio")]
     zero = alt.Chart().mark_rule(style="mark-line").encode(x=alt.datum(0))
-    bars = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=f"{title}: difference"), x2="high:Q")
+    bars = base.mark_rule(style="interval").encode(x=alt.X("low:Q", title=f"{title}: difference"), x2="high:Q")
     points = base.mark_point(filled=True, size=60, opacity=1).encode(x=x, tooltip=tips)
     headings = {
         "what": "Variant", "against": "Compared with", "n": "Pairs", "difference": "Difference", "low": "Interval from",
@@ -146,15 +148,15 @@ def survival(study: StudyFolder) -> Figure:
     rows = study.survival.select("variant", time=pl.col("time_s") / unit.seconds, not_yet="not_yet")
     positive = rows.filter(pl.col("time") > 0)["time"]
     log = _spans(positive)
-    rows = rows.filter(pl.col("time") > 0) if log else rows
+    if log:  # nothing is at 0 there: every line begins a little before the first that got there
+        first = pl.lit(0.8 * float(positive.min() or 1))  # pyright: ignore[reportArgumentType]
+        rows = rows.with_columns(time=pl.when(pl.col("time") > 0).then(pl.col("time")).otherwise(first))
     chart = (
         alt.Chart(named("survival"))
         .mark_line(interpolate="step-after")
         .encode(
             x=alt.X("time:Q", title=f"Virtual time ({unit.name})", scale=alt.Scale(type="log") if log else alt.Scale()),
-            y=alt.Y(
-                "not_yet:Q", title="Runs not there yet", axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1])
-            ),
+            y=alt.Y("not_yet:Q", title=None, axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1])),
             color=alt.Color("variant:N", title=None, sort=labels),
             strokeDash=alt.StrokeDash("variant:N", title=None, sort=labels),
         )
@@ -192,7 +194,7 @@ def curves(study: StudyFolder, measure: str, *, against: str) -> Figure:
             x=alt.X(
                 f"{against}:Q", title=title, scale=alt.Scale(type="log", nice=False) if log else alt.Scale(nice=False)
             ),
-            y=alt.Y(f"{measure}:Q", title=measure.capitalize(), scale=alt.Scale(zero=False)),
+            y=alt.Y(f"{measure}:Q", title=None, scale=alt.Scale(zero=False)),
             color=colour,
             detail="seed:N",
             tooltip=[alt.Tooltip("variant:N", title="Variant"), alt.Tooltip("seed:N", title="Seed")],

@@ -41,7 +41,7 @@ def render(study: StudyFolder) -> str:
         paragraph=study_words.paragraph(study),
         cards=study_words.cards(study),
         rooms=[(room, [sheet.shown(figure, figures) for figure in room.figures]) for room in rooms],
-        tables=[sheet.table(numbers) for numbers in _tables(study)],
+        tables=[sheet.table(numbers, frozenset()) for numbers in _tables(study)],
         method=_method(study),
         study=study.study,
         scenario=study.scenario,

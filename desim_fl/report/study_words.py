@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from desim_fl.report.study_reading import StudyFolder
 
 
+_WORTH = 1.05  # times less variance that are worth a sentence
+
+
 def headline(study: StudyFolder) -> str:
     """Return the metric that the study is about: the time to its target, what was learned, or how long it took."""
     if study.manifest["target"] is not None and study.reach.height:
@@ -164,7 +167,7 @@ def _pairing(study: StudyFolder) -> str:
     return (
         f"Common random numbers divide the variance of a difference by {number(middle, 2)} (median over comparisons), as if "
         f"there were {number(middle, 2)} times as many unpaired runs."
-        if middle > 1
+        if middle >= _WORTH
         else ""
     )
 

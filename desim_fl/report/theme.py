@@ -57,6 +57,7 @@ def config(colours: dict[str, Any]) -> dict[str, Any]:
             "alarm-line": {"color": second, "stroke": second, "strokeWidth": 2},
             "alarm": {"color": second, "fill": second, "fontSize": 12, "fontWeight": 600, "font": _FONT},
             "hover-line": {"color": colours["muted"], "stroke": colours["muted"], "strokeWidth": 1},
+            "interval": {"color": first, "stroke": first, "strokeWidth": 2},
             "quiet-line": {"color": colours["line"], "stroke": colours["line"], "strokeWidth": 3},
             "end-mark": {"color": colours["ink"], "stroke": colours["ink"], "strokeWidth": 1.5, "fill": None},
         },
