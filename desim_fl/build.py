@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from desim_fl import closed_form, datasets, fleet, footprint, population, selection, strategies
+from desim_fl import closed_form, fleet, footprint, population, selection, strategies
+from desim_fl import data as holdings
 from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment, Stragglers
 from desim_fl.core import Model
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from desim_fl import datasets
     from desim_fl.core import Executor, Selector, Strategy
     from desim_fl.learning.task import Task
     from desim_fl.population import Population
@@ -97,14 +99,15 @@ def _options(table: Any, *without: str) -> dict[str, Any]:
 
 
 def _population(scenario: Scenario) -> tuple[Population, NDArray[np.int64] | None, datasets.Labels | None]:
-    clients, data, seed = scenario.clients, scenario.data, scenario.run.seed
+    data: Any = scenario.data
+    clients, seed = scenario.clients, scenario.run.seed
     names = tuple(clients.names or ())
     if data.name == "quadratic":
         sizes = closed_form.each(data.examples_per_client, clients.count)
         return population.sized(sizes, keys=clients.keys, names=names), None, None
     if data.name == "least_squares":
         return _rows(scenario, data.examples, shared=data.shared), None, None
-    known = datasets.labels(data.name, seed=seed, **_options(data, "validation_share"))
+    known = holdings.labels(data, seed)
     pool, validation = None, None
     if data.validation_share:
         rng = stream(seed, Purpose.VALIDATION, 0, 0)
@@ -245,7 +248,7 @@ def _task(scenario: Scenario, people: Population, validation: Any) -> tuple[Task
     data = scenario.data
     if scenario.model.name in closed_form.MODELS:
         return closed_form.task(scenario, people, validation, _proximal_mu(scenario))
-    whole = datasets.load(data.name, seed=scenario.run.seed, **_options(data, "validation_share"))
+    whole = holdings.whole(data, scenario.run.seed)
     return _classification(scenario, people, validation, whole), whole.sha256
 
 
@@ -257,12 +260,13 @@ def _proximal_mu(scenario: Scenario) -> float:
 
 def _classification(scenario: Scenario, people: Population, validation: Any, whole: datasets.Dataset) -> Task:
     from desim_fl.learning.classification import ClassificationTask  # noqa: PLC0415  (imports torch)
-    from desim_fl.learning.models import factory  # noqa: PLC0415
+    from desim_fl.learning.models import factory, own_task  # noqa: PLC0415
     from desim_fl.learning.optimizers import OptimizerSettings  # noqa: PLC0415
 
     training = scenario.training
     settings = OptimizerSettings(training.optimizer, training.momentum, training.weight_decay, _proximal_mu(scenario))
-    return ClassificationTask(
+    make = ClassificationTask if training.task is None else partial(own_task, training.task, training.task_args)
+    return make(
         seed=scenario.run.seed,
         keys=people.keys,
         model=factory(scenario.model.name, _model_args(scenario), whole.shape, whole.classes),

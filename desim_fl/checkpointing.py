@@ -58,7 +58,9 @@ def _own_code(scenario: Scenario) -> dict[str, str]:
     """Hash the modules that a scenario names as "module:attribute"."""
     from desim_fl.learning.facts import source_file  # noqa: PLC0415  (only such scenarios need it)
 
-    names = {table.name.partition(":")[0] for table in (scenario.strategy, scenario.model) if ":" in table.name}
+    named = (scenario.strategy, scenario.model, scenario.data)
+    names = {table.name.partition(":")[0] for table in named if ":" in table.name}
+    names |= {scenario.training.task.partition(":")[0]} if scenario.training.task else set()
     files = {name: source_file(name) for name in sorted(names)}
     return {
         f"module {name}": hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file

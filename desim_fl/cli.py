@@ -17,6 +17,7 @@ import typer
 
 from desim_fl import __version__
 from desim_fl.cli_bench import bench
+from desim_fl.cli_data import data
 from desim_fl.cli_study import study
 from desim_fl.errors import DesimError, ScenarioError
 
@@ -42,9 +43,11 @@ Overrides = Annotated[
 Seed = Annotated[int | None, typer.Option("--seed", help="Override run.seed.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run directory to write; must be new or empty.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")]
+Download = Annotated[bool, typer.Option("--download", help="Let torchvision fetch the data that is missing.")]
 PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the resolved scenario and stop.")]
 
 app.add_typer(bench, name="bench")
+app.add_typer(data, name="data")
 app.command()(study)
 
 
@@ -70,11 +73,13 @@ def run(
     executor: Annotated[str | None, typer.Option("--executor", help="Override executor.name.")] = None,
     device: Annotated[str | None, typer.Option("--device", help="Override executor.device.")] = None,
     no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Train every job, known or not.")] = False,  # noqa: FBT002
+    download: Download = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
     print_config: PrintConfig = False,  # noqa: FBT002
 ) -> None:
     """Train in virtual time and write a run directory with its report."""
     given = _given({"executor.workers": workers, "executor.name": executor, "executor.device": device})
+    given += _given({"data.download": download or None})
     given += ["executor.reuse=false"] * no_reuse
     loaded = _load(scenario, [*(overrides or []), *given], seed)
     if print_config:
@@ -105,11 +110,12 @@ def plan(
     overrides: Overrides = None,
     seed: Seed = None,
     out: Out = None,
+    download: Download = False,  # noqa: FBT002
     as_json: AsJson = False,  # noqa: FBT002
     print_config: PrintConfig = False,  # noqa: FBT002
 ) -> None:
     """Play the same timeline without training: staleness, participation, utilisation, bytes."""
-    loaded = _load(scenario, overrides or [], seed)
+    loaded = _load(scenario, [*(overrides or []), *_given({"data.download": download or None})], seed)
     if print_config:
         typer.echo(loaded.to_toml(), nl=False)
         return

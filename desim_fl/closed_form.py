@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from desim_fl import data as holdings
 from desim_fl import datasets
 from desim_fl.learning.convex import ConvexTask, Logistic, least_squares, sealed
 from desim_fl.learning.descent import Descent
@@ -92,9 +93,7 @@ def _least_squares(scenario: Scenario, people: Population, proximal_mu: float) -
 
 
 def _logistic(scenario: Scenario, people: Population, validation: Any, proximal_mu: float) -> tuple[Task, str]:
-    options = {key: value for key, value in scenario.data.model_dump(exclude_none=True).items() if key != "name"}
-    options.pop("validation_share", None)
-    whole = datasets.load(scenario.data.name, seed=scenario.run.seed, **options)
+    whole = holdings.whole(scenario.data, scenario.run.seed)
     inputs = _features(whole.train_images, whole)
     splits = {"test": (_features(whole.test_images, whole), whole.test_labels)}
     if validation is not None and len(validation):

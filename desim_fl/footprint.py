@@ -57,14 +57,14 @@ def require_model(size_bytes: int, scenario: Scenario) -> None:
 
 
 def _population(scenario: Scenario) -> Iterator[Part]:
-    clients, data = scenario.clients, scenario.data
+    clients, data = scenario.clients, _plain(scenario)
     yield Part(clients.count * CLIENT, "[clients] count", clients.count)
     if data.name == "quadratic":
         return
     if data.name == "least_squares":
         yield Part(data.examples * NUMBER, "[data] examples", data.examples)
         return
-    yield Part((_examples(data) + getattr(data, "test_examples", 0)) * EXAMPLE, "[data] examples", data.examples)
+    yield Part((_examples(data) + (getattr(data, "test_examples", 0) or 0)) * EXAMPLE, "[data] examples", data.examples)
     cells = NUMBER * (4 if clients.partition == "dirichlet" else 1)
     classes = getattr(data, "classes", 10)
     present = min(classes, _examples(data)) if clients.partition == "dirichlet" else classes
@@ -72,12 +72,16 @@ def _population(scenario: Scenario) -> Iterator[Part]:
 
 
 def _data(scenario: Scenario) -> Iterator[Part]:
-    data = scenario.data
+    data = _plain(scenario)
     if data.name == "blobs":
         rows = data.examples + data.test_examples
         yield Part((rows * FEATURE + data.classes * NUMBER) * data.features, "[data] features", data.features)
     if data.name == "least_squares":
         yield Part(data.examples * NUMBER * data.features, "[data] features", data.features)
+
+
+def _plain(scenario: Scenario) -> Any:
+    return scenario.data
 
 
 def _examples(data: Any) -> int:

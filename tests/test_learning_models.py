@@ -10,14 +10,17 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import nn
 from training_world import BLOBS, IMAGES, blob_task
 
 from desim_fl.errors import ScenarioError
 from desim_fl.learning import facts, models, sizes
 from desim_fl.learning.classification import ClassificationTask
 from desim_fl.learning.vectors import ModuleState
+from desim_fl.scenario.models import VISION_MODELS
 
 FACTORY = """
 from torch import nn
@@ -70,7 +73,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_formulas_equal_torch(shape, classes: int, hidden: list[int], channels: list[int]) -> None:
     """The formulas give what torch counts, and the models map a batch to one score a class."""
     batch = torch.zeros(2, *shape)
-    for name, args in (("mlp", {"hidden": hidden}), ("cnn", {"channels": channels})):
+    cases = [("mlp", {"hidden": hidden}), ("cnn", {"channels": channels})]
+    cases += [("cnn_gap", {"width": hidden[0] if hidden else 3, "layers": len(channels)})]
+    cases += [("lenet5", {})] if min(shape[1:]) > 11 else []
+    for name, args in cases:
         module = models.factory(name, args, shape, classes)()
         assert sizes.model_facts(name, args, shape, classes) == counted(module)
         assert module(batch).shape == (2, classes)
@@ -127,7 +133,7 @@ def test_a_factory_travels_to_worker_processes() -> None:
 @pytest.mark.parametrize(
     ("name", "args", "why"),
     [
-        ("resnet", {}, "known are mlp, cnn, or your own"),
+        ("res:", {}, "known are mlp, cnn, cnn_gap, lenet5, resnet20, or your own"),
         ("nowhere:net", {}, "run from the folder that holds it"),
         ("usernet:nett", {}, "nett"),
         ("usernet:net", {"depth": 3}, "unexpected keyword argument 'depth'"),
@@ -230,3 +236,80 @@ def test_a_task_takes_images_for_an_mlp() -> None:
     build = models.factory("mlp", {}, IMAGES.shape, IMAGES.classes)
     task = ClassificationTask(seed=0, keys=[0], model=build, dataset=IMAGES, parts=[range(10)])  # pyright: ignore[reportArgumentType]
     assert task.facts.parameters == 50_890
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "shape", "parameters", "beside"),
+    [
+        ("cnn_gap", {}, (1, 28, 28), 19_146, 0),  # 9 * 32 + 32, twice 9 * 32 * 32 + 32, 33 * 10
+        ("lenet5", {}, (1, 28, 28), 61_706, 0),  # 156 + 2416 + 48120 + 10164 + 850
+        ("lenet5", {}, (3, 32, 32), 62_006, 0),
+        ("resnet20", {}, (3, 32, 32), 272_474, 21 * 8 + 8 * 784),
+        ("resnet20", {"norm": "group", "groups": 4}, (3, 32, 32), 272_474, 0),
+        ("resnet20", {}, (1, 28, 28), 272_186, 21 * 8 + 8 * 784),
+    ],
+)
+def test_networks_of_the_literature_have_their_known_sizes(name, args, shape, parameters, beside):
+    """Published parameter counts hold, in the formula and in torch; statistics of normalisation are counted apart."""
+    found = sizes.model_facts(name, args, shape, 10)
+    assert (found.parameters, found.parameter_bytes, found.buffer_bytes) == (parameters, 4 * parameters, beside)
+    module = models.factory(name, args, shape, 10)()
+    assert counted(module) == found
+    assert module(torch.zeros(2, *shape)).shape == (2, 10)
+
+
+def test_convolutions_averaged_over_all_places_start_as_published():
+    """Xavier-uniform weights (within sqrt(6 / (fan in + fan out))) and no bias."""
+    first, second, _ = (part for part in models.factory("cnn_gap", {}, (1, 8, 8), 10)() if isinstance(part, nn.Conv2d))
+    for convolution, fans in ((first, 9 + 288), (second, 288 + 288)):
+        assert not convolution.bias.any()
+        assert 0.95 * (6 / fans) ** 0.5 < float(convolution.weight.detach().abs().max()) <= (6 / fans) ** 0.5
+
+
+VIT = {"patch_size": 8, "num_layers": 1, "num_heads": 2, "hidden_dim": 16, "mlp_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "args"), [("mobilenet_v2", {}), ("mobilenet_v3_small", {}), ("resnet18", {}), ("VisionTransformer", VIT)]
+)
+def test_models_of_torchvision_fit_the_data(name, args):
+    """Grey images of 32 pixels and four classes: the first convolution and the last layer are made for them."""
+    module = models.factory(name, args, (1, 32, 32), 4)()
+    assert module.eval()(torch.zeros(2, 1, 32, 32)).shape == (2, 4)
+    assert sizes.ModelFacts(*facts._measured(name, args, (1, 32, 32), 4)["facts"]) == counted(module)
+    plain = getattr(torchvision.models, name)(**({"image_size": 32} if args else {}), **args, num_classes=4)
+    colours = sum(value.numel() for value in plain.parameters())
+    first = next(part for part in plain.modules() if isinstance(part, nn.Conv2d))
+    assert counted(module).parameters == colours - 2 * first.weight[:, 0].numel()
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_size_of_a_torchvision_model_comes_from_a_child_and_then_from_the_cache(monkeypatch):
+    """``plan`` asks a child once, by name, arguments, shape and classes."""
+    found = sizes.model_facts("VisionTransformer", VIT, (3, 32, 32), 4)
+    assert found == counted(models.factory("VisionTransformer", VIT, (3, 32, 32), 4)())
+    monkeypatch.setattr(subprocess, "run", lambda *_, **__: pytest.fail("a child was started"))
+    assert sizes.model_facts("VisionTransformer", VIT, (3, 32, 32), 4) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "shape", "why"),
+    [
+        ("resnet18", {"weights": "DEFAULT"}, (3, 32, 32), "must not hold weights"),
+        ("resnet18", {"depth": 3}, (3, 32, 32), "depth"),
+        ("resnet18", {}, (20,), '"resnet18" needs images'),
+        ("lenet5", {}, (1, 8, 8), "8x8 pixels are too small"),
+        ("resnet20", {}, (20,), '"resnet20" needs images'),
+        ("cnn_gap", {}, (20,), '"cnn_gap" needs images'),
+    ],
+)
+def test_networks_that_cannot_be_built_are_refused(name, args, shape, why):
+    """Trained weights (which would be fetched), unknown arguments and samples of the wrong kind are named errors."""
+    with pytest.raises(ScenarioError, match=why):
+        models.factory(name, args, shape, 10)()
+
+
+def test_the_list_of_torchvision_models_is_torchvisions():
+    """Every name that a scenario may give exists, and every classifier of torchvision may be named."""
+    offered = set(torchvision.models.list_models(module=torchvision.models)) | {"VisionTransformer"}
+    assert set(VISION_MODELS) == offered

@@ -208,7 +208,10 @@ GOOD = "[clients]\ncount = 4\n[run]\nmax_updates = 1\n"
         ),
         (
             "[data]\nname = 3\n",
-            'bad.toml:6: [data] name must be one of "fashion_mnist_6k", "blobs", "quadratic", "least_squares", not 3',
+            (
+                'bad.toml:6: [data] name must be one of "fashion_mnist_6k", "blobs", "quadratic", "least_squares", "file", '
+                '"ImageFolder", a class of torchvision.datasets ("MNIST", say), "package.module:attribute", not 3'
+            ),
         ),
         ("[[data]]\n", "bad.toml:5: [data] must be a table, not a list"),
         (

@@ -9,9 +9,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from desim_fl.scenario import LAWS, Scenario, load, schema
+from desim_fl.scenario.data import DATA
+from desim_fl.scenario.models import MODELS
 from desim_fl.scenario.strategies import STRATEGIES
-from desim_fl.scenario.training import MODELS
-from desim_fl.scenario.world import DATA
 
 SCHEMA = schema()
 CHECKER = jsonschema.Draft202012Validator(SCHEMA)

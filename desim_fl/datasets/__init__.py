@@ -14,6 +14,8 @@ import numpy as np
 
 from desim_fl.datasets import blobs
 from desim_fl.datasets.archive import member
+from desim_fl.datasets.idx import CLASS_NAMES
+from desim_fl.draws import Purpose, stream
 from desim_fl.errors import DataError
 
 if TYPE_CHECKING:
@@ -21,18 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FASHION_CLASSES = (
-    "T-shirt/top",
-    "Trouser",
-    "Pullover",
-    "Dress",
-    "Coat",
-    "Sandal",
-    "Shirt",
-    "Sneaker",
-    "Bag",
-    "Ankle boot",
-)
+FASHION_CLASSES = CLASS_NAMES["FashionMNIST"]
+TEST_PART = 5  # the nth of the stream of Purpose.DATA that splits a test part off; blobs has those below
 FASHION_TRAIN = 6_000
 
 
@@ -89,12 +81,24 @@ def content_hash(*arrays: NDArray) -> str:
     return digest.hexdigest()
 
 
-def _sealed(dataset: Dataset) -> Dataset:
-    """With the hash of its content, and arrays that nobody can change by accident."""
+def sealed(dataset: Dataset) -> Dataset:
+    """Return it with the hash of its content, and arrays that nobody can change by accident."""
     arrays = (dataset.train_images, dataset.train_labels, dataset.test_images, dataset.test_labels)
     for array in arrays:
         array.flags.writeable = False
     return replace(dataset, sha256=content_hash(*arrays))
+
+
+def held_out(count: int, share: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split sample numbers in (training, test), both ascending, the same way for every seed.
+
+    Raises ``DataError`` where a part would be empty.
+    """
+    held = round(share * count)
+    if not 0 < held < count:
+        raise DataError(f"[data] test_share = {share:g} of {count} samples leaves one part empty")
+    shuffled = stream(0, Purpose.DATA, 0, TEST_PART).permutation(count)
+    return np.sort(shuffled[held:]), np.sort(shuffled[:held])
 
 
 def _fashion_labels(*, seed: int, examples: int | None = None) -> Labels:
@@ -171,7 +175,7 @@ def load(name: str, *, seed: int, **options: float | None) -> Dataset:
     of range or an unreadable archive.
     """
     _known(name)
-    return _sealed(LOADERS[name](seed=seed, **options))
+    return sealed(LOADERS[name](seed=seed, **options))
 
 
 def labels(name: str, *, seed: int, **options: float | None) -> Labels:

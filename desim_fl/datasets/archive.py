@@ -7,7 +7,6 @@ Zip timestamps and attributes are fixed, so that the same zlib gives the same by
 
 from __future__ import annotations
 
-import gzip
 import io
 import sys
 import zipfile
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from desim_fl.datasets.idx import read as read_idx
 from desim_fl.errors import DataError
 
 if TYPE_CHECKING:
@@ -26,18 +26,6 @@ PER_CLASS = {"train": 600, "test": 100}
 PREFIX = {"train": "train", "test": "t10k"}
 EMBEDDED = Path(__file__).parent / "fashion_mnist_6k.npz"
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # the earliest time a zip file can state
-
-
-def read_idx(path: Path) -> NDArray[np.uint8]:
-    """One gzipped IDX file of unsigned bytes, in the shape that its header states."""
-    if not path.is_file():
-        raise DataError(f"{path}: no such file; it comes with the whole Fashion-MNIST set (gzipped IDX files)")
-    raw = gzip.decompress(path.read_bytes())
-    if raw[:3] != b"\x00\x00\x08":
-        raise DataError(f"{path}: not an IDX file of unsigned bytes")
-    header = 4 + 4 * raw[3]
-    shape = np.frombuffer(raw, ">u4", raw[3], 4)
-    return np.frombuffer(raw, np.uint8, offset=header).reshape(tuple(int(side) for side in shape))
 
 
 def first_of_each_class(labels: NDArray[np.uint8], count: int) -> NDArray[np.int32]:

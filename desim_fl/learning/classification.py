@@ -12,13 +12,13 @@ from desim_fl.core import Job, Model, Outcome, Score
 from desim_fl.draws import Purpose, stream
 from desim_fl.errors import RefusedError, ScenarioError
 from desim_fl.learning import average as averaging
-from desim_fl.learning import batches, controls, corrections, evaluate, local, probe, randomness
+from desim_fl.learning import batches, controls, corrections, evaluate, local, models, probe, randomness
 from desim_fl.learning import replica as replicas
 from desim_fl.learning.device import resolve
 from desim_fl.learning.optimizers import OptimizerSettings
 from desim_fl.learning.samples import Samples, normalised
 from desim_fl.learning.sizes import ModelFacts
-from desim_fl.learning.steps import Steps
+from desim_fl.learning.steps import Steps, batch_loss
 from desim_fl.learning.vectors import ModuleState
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from desim_fl.datasets import Dataset
 
 BUFFER_RULES = ("average", "local")
+_BUILT = ("module", "state", "steps", "draws_random", "own_thread", "_initial")  # by ``_build``, in each process anew
 
 
 class ClassificationTask:
@@ -42,6 +43,9 @@ class ClassificationTask:
     With ``buffers = "local"`` (FedBN, Li et al., ICLR 2021) buffers stay with their client, through
     ``Outcome.memory``; the global ones remain the initial ones, and since no client would ever use that mixture, a
     model that has buffers is not scored: ``evaluate`` returns no scores.
+
+    A class of one's own (``[training] task``) takes these arguments and its own, and overrides ``batch_loss``, ``score``
+    or whatever else differs.
 
     Raises ``ScenarioError`` where model and data do not fit, found by a dry step on two samples.
     """
@@ -76,22 +80,15 @@ class ClassificationTask:
         self.training, self.splits = self._samples(dataset, validation_indices)
         self._build(model, dataset.classes)
 
-    def __reduce__(self) -> tuple[Callable[..., ClassificationTask], tuple[dict[str, Any]]]:
+    def __reduce__(self) -> tuple[Callable[..., ClassificationTask], tuple[Any, dict[str, Any]]]:
         """Pickle as a recipe: samples (which torch maps into other processes) and the model's factory, no module."""
-        names = (
-            "seed",
-            "keys",
-            "batch_size",
-            "threads",
-            "parts",
-            "optimizer",
-            "device",
-            "local_buffers",
-            "model",
-            "classes",
-        )
-        facts = {name: getattr(self, name) for name in (*names, "training", "splits")}
-        return _rebuilt, (facts,)
+        kind = type(self)
+        own = kind is not ClassificationTask
+        return _rebuilt, (f"{kind.__module__}:{kind.__qualname__}" if own else kind, self._facts())
+
+    def _facts(self) -> dict[str, Any]:
+        """What a task is made of again, attributes of a class of one's own included."""
+        return {name: value for name, value in vars(self).items() if name not in _BUILT}
 
     def _samples(self, data: Dataset, validation: NDArray[np.int64] | None) -> tuple[Samples, dict[str, Samples]]:
         """Put training and test samples on the device; validation samples are a copied part of the former."""
@@ -123,8 +120,13 @@ class ClassificationTask:
             self.draws_random = probe.draws_random(self._made(model), two, classes, self.seed)
             probe.check_repeatable(self._made(model), two, self.seed)
             self.module = self._made(model)
-            self.state, self.steps = ModuleState(self.module), Steps(self.module)
+            self.state, self.steps = ModuleState(self.module), Steps(self.module, self._loss_of())
             self._initial = Model(0, self.state.vector(), self.state.buffers())
+
+    def _loss_of(self) -> Callable[[nn.Module, Samples], Tensor]:
+        """The loss of steps: the plain function where nobody overrides it, so that no task is held by its own steps."""
+        usual = type(self).batch_loss is ClassificationTask.batch_loss
+        return batch_loss if usual else self.batch_loss
 
     @contextmanager
     def _controlled(self, purpose: Purpose, key: int, nth: int) -> Iterator[None]:
@@ -145,8 +147,7 @@ class ClassificationTask:
         Raises ``RefusedError`` for a model that draws random numbers or whose modules share a layer, and off the CPU.
         """
         replicas.check_device(self.device)
-        facts = self.__reduce__()[1][0]
-        other = _rebuilt(facts)
+        other = _rebuilt(type(self), self._facts())
         two = Samples(*(values[:2] for values in self.training))
         with self._controlled(Purpose.EVALUATION, 0, 0):
             replicas.check_quiet(other.module, two, self.seed, draws_random=self.draws_random)
@@ -228,7 +229,15 @@ class ClassificationTask:
             return ()
         with self._controlled(Purpose.EVALUATION, 0, model.version):
             self.state.load(model.params, model.buffers)
-            return tuple(evaluate.score(self.module, split, samples) for split, samples in self.splits.items())
+            return tuple(self.score(self.module, split, samples) for split, samples in self.splits.items())
+
+    def batch_loss(self, module: nn.Module, batch: Samples) -> Tensor:
+        """Return the loss of one batch, a number that has gradients: mean cross entropy. Override for another loss."""
+        return batch_loss(module, batch)
+
+    def score(self, module: nn.Module, split: str, samples: Samples) -> Score:
+        """Score a model in place: mean cross entropy and accuracy. Override for other metrics."""
+        return evaluate.score(module, split, samples)
 
     def average(self, base: Any, members: Sequence[tuple[float, Any]]) -> Any:
         """Join buffers by the rule of :mod:`desim_fl.learning.average`; under FedBN they stay ``base``."""
@@ -243,9 +252,13 @@ class ClassificationTask:
         }
 
 
-def _rebuilt(facts: dict[str, Any]) -> ClassificationTask:
-    """Make the task that a pickle describes; its module is built anew, so nothing trainable is shared."""
-    task = ClassificationTask.__new__(ClassificationTask)
+def _rebuilt(kind: type[ClassificationTask] | str, facts: dict[str, Any]) -> ClassificationTask:
+    """Make the task that a pickle describes; its module is built anew, so nothing trainable is shared.
+
+    A class of one's own goes by its name, since where it stands may not be importable without the working folder.
+    """
+    made: Any = models.named(kind) if isinstance(kind, str) else kind
+    task: ClassificationTask = made.__new__(made)
     for name, value in facts.items():
         setattr(task, name, value)
     task._build(task.model, task.classes)  # noqa: SLF001  (the other half of __reduce__)

@@ -25,7 +25,7 @@ from desim_fl.errors import ScenarioError
 from desim_fl.learning.sizes import ModelFacts
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 
 _KERNELS = (
@@ -52,11 +52,18 @@ def cache_folder() -> Path:
     return (Path(root) if root else Path.home() / ".cache") / "desim-fl" / "facts"
 
 
-def _digest(path: str | Path) -> str | None:
+def file_digest(path: str | Path) -> str | None:
+    """Hash a file's content; ``None`` where it cannot be read."""
     try:
-        return hashlib.sha256(Path(path).read_bytes()).hexdigest()
+        with open(path, "rb") as file:  # noqa: PTH123  (names that are no path are cheap this way)
+            return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:
         return None
+
+
+def listing(folder: str) -> str:
+    """Hash the names in a folder."""
+    return hashlib.sha256("\n".join(sorted(os.listdir(folder))).encode("utf-8", "surrogateescape")).hexdigest()  # noqa: PTH208
 
 
 def source_file(module: str) -> str | None:
@@ -76,7 +83,7 @@ def source_file(module: str) -> str | None:
 def _entry(name: str, request: str) -> Path | None:
     """Name the cache file of one question; ``None`` if its source cannot be found."""
     source = source_file(name.partition(":")[0])
-    content = _digest(source) if source else None
+    content = file_digest(source) if source else None
     if content is None:
         return None
     key = "\n".join([request, str(source), content, metadata.version("torch")])
@@ -87,7 +94,7 @@ def _remembered(entry: Path | None) -> ModelFacts | None:
     """Read an answer whose sources are all unchanged."""
     try:
         kept = json.loads(entry.read_text()) if entry else None
-        if kept and all(_digest(path) == digest for path, digest in kept["sources"].items()):
+        if kept and all(file_digest(path) == digest for path, digest in kept["sources"].items()):
             return ModelFacts(*(int(value) for value in kept["facts"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # unreadable is as good as absent
@@ -107,11 +114,14 @@ def _remember(entry: Path | None, answer: dict[str, Any]) -> None:
         return
 
 
-def _asked(request: str) -> dict[str, Any]:
-    """Have a child process answer; it sees this process's import path, the current folder first."""
+def asked(module: str, request: str, what: str) -> dict[str, Any]:
+    """Have a child process that runs ``module`` answer; it sees this process's import path, the current folder first.
+
+    Raises ``ScenarioError`` about the table ``what`` where it ends without an answer.
+    """
     path = os.pathsep.join([os.getcwd(), *sys.path])  # noqa: PTH109
-    child = subprocess.run(
-        [sys.executable, "-m", "desim_fl.learning.facts"],
+    child = subprocess.run(  # noqa: S603  (this very interpreter, and a module of ours)
+        [sys.executable, "-m", module],
         input=request,
         capture_output=True,
         text=True,
@@ -121,7 +131,7 @@ def _asked(request: str) -> dict[str, Any]:
     try:
         return json.loads(child.stdout)
     except ValueError:
-        raise ScenarioError(f"[model] could not be measured: {child.stderr.strip()[-2000:]}") from None
+        raise ScenarioError(f"{what} could not be looked at: {child.stderr.strip()[-1000:]}") from None
 
 
 def factory_facts(name: str, args: Mapping[str, Any]) -> ModelFacts:
@@ -129,17 +139,27 @@ def factory_facts(name: str, args: Mapping[str, Any]) -> ModelFacts:
 
     Raises ``ScenarioError`` where the model cannot be made, with the child's reason.
     """
+    return _found(name, [name, dict(args)])
+
+
+def vision_facts(name: str, args: Mapping[str, Any], shape: Sequence[int], classes: int) -> ModelFacts:
+    """Return the facts of a model of ``torchvision.models`` for such samples; raises as ``factory_facts``."""
+    return _found("torchvision.models", [name, dict(args), list(shape), classes])
+
+
+def _found(module: str, question: list[Any]) -> ModelFacts:
+    """Answer from the cache, or from a child process."""
     try:
-        request = json.dumps([name, dict(args)], sort_keys=True)
+        request = json.dumps(question, sort_keys=True)
     except TypeError as error:
         raise ScenarioError(
-            f"[model] args of {name} must be numbers, text, booleans, lists and tables: {error}"
+            f"[model] args of {question[0]} must be numbers, text, booleans, lists and tables: {error}"
         ) from error
-    entry = _entry(name, request)
+    entry = _entry(module, request)
     known = _remembered(entry)
     if known is not None:
         return known
-    answer = _asked(request)
+    answer = asked("desim_fl.learning.facts", request, "[model]")
     if "error" in answer:
         raise ScenarioError(answer["error"])
     _remember(entry, answer)
@@ -150,16 +170,16 @@ def own_sources() -> dict[str, str]:
     """Hash the source files loaded so far that belong neither to Python nor to an installed package."""
     installed = tuple(sysconfig.get_paths()[key] for key in ("stdlib", "platstdlib", "purelib", "platlib"))
     files = sorted({str(getattr(module, "__file__", None) or "") for module in list(sys.modules.values())})
-    found = {path: _digest(path) for path in files if path.endswith(".py") and not path.startswith(installed)}
+    found = {path: file_digest(path) for path in files if path.endswith(".py") and not path.startswith(installed)}
     return {path: digest for path, digest in found.items() if digest}
 
 
-def _measured(name: str, args: dict[str, Any]) -> dict[str, Any]:
+def _measured(name: str, args: dict[str, Any], shape: Sequence[int] = (), classes: int = 0) -> dict[str, Any]:
     """Build the model and count; needs torch."""
     from desim_fl.learning import models  # noqa: PLC0415
     from desim_fl.learning.vectors import ModuleState  # noqa: PLC0415
 
-    state = ModuleState(models.made(name, args))
+    state = ModuleState(models.factory(name, args, shape, classes)())
     trainable = sum(value.numel() * value.element_size() for value in state.parameters)
     beside = sum(value.numel() * value.element_size() for value in state.buffers().values())
     return {"facts": ModelFacts(sum(state.sizes), trainable, beside), "sources": own_sources()}
@@ -167,10 +187,10 @@ def _measured(name: str, args: dict[str, Any]) -> dict[str, Any]:
 
 def main() -> None:
     """Answer the question on standard input, as JSON on standard output."""
-    name, args = json.load(sys.stdin)
+    question = json.load(sys.stdin)
     try:
         with redirect_stdout(sys.stderr):  # a factory that prints must not spoil the answer
-            answer = _measured(name, args)
+            answer = _measured(*question)
     except ScenarioError as error:
         answer = {"error": str(error)}
     json.dump(answer, sys.stdout)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from desim_fl.errors import RefusedError
 from desim_fl.learning.facts import kernel_settings, own_sources, source_file
 
 if TYPE_CHECKING:
@@ -19,6 +20,26 @@ if TYPE_CHECKING:
     from desim_fl.learning.classification import ClassificationTask
 
 _PACKAGE = Path(__file__).resolve().parent.parent
+_USUAL = (
+    "seed",
+    "keys",
+    "batch_size",
+    "threads",
+    "parts",
+    "optimizer",
+    "device",
+    "local_buffers",
+    "model",
+    "classes",
+    "training",
+    "splits",
+    "module",
+    "state",
+    "steps",
+    "draws_random",
+    "own_thread",
+    "_initial",
+)
 _CODE = ("learning/*.py", "draws.py", "algebra.py", "core.py")
 
 
@@ -101,21 +122,37 @@ def _factory(model: Any) -> Any:
     return [f"{model.func.__module__}.{model.func.__qualname__}", list(model.args), dict(model.keywords), sources]
 
 
+def _kind(task: ClassificationTask) -> list[Any]:
+    """The class of the task: name and source file; and what a class of one's own keeps beside the usual attributes."""
+    kind = type(task)
+    if kind.__module__.startswith("desim_fl."):
+        return [kind.__qualname__]
+    file = source_file(kind.__module__)
+    content = hashlib.sha256(Path(file).read_bytes()).hexdigest() if file else None
+    usual = vars(task).keys() & set(_USUAL)
+    return [kind.__module__, kind.__qualname__, content, {k: v for k, v in vars(task).items() if k not in usual}]
+
+
 class Identity:
     """The identity of a task; ``job_key`` and ``model_key`` add what differs from job to job."""
 
     def __init__(self, task: ClassificationTask) -> None:
         optimizer = task.optimizer
-        self.task = digest(
+        facts = (
             code(),
             machine(task.device),
             _factory(task.model),
+            _kind(task),
             dict(task.module.named_buffers()),
             [repr(task.module), {name: tuple(value.shape) for name, value in task.module.state_dict().items()}],
             [task.seed, task.batch_size, task.threads, task.local_buffers],
             [optimizer.name, optimizer.momentum, optimizer.weight_decay, optimizer.proximal_mu],
             list(task.training),
         )
+        try:
+            self.task = digest(*facts)
+        except TypeError as error:
+            raise RefusedError(f"[executor] reuse = true: [training] task keeps {error}; set reuse = false") from error
         self.scored = digest(self.task, {name: list(samples) for name, samples in task.splits.items()})
         self._keys = task.keys
         self._clients = [hashlib.sha256(part.astype("<i8").tobytes()).hexdigest() for part in task.parts]

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from desim_fl.errors import DesimError, ScenarioError
-from desim_fl.learning import sizes
+from desim_fl.learning import networks, sizes
+from desim_fl.learning.task import Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +44,13 @@ def cnn(shape: Sequence[int], classes: int, channels: Sequence[int] = (8, 16)) -
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(features, classes))
 
 
-BUILT_IN: dict[str, Callable[..., nn.Module]] = {"mlp": mlp, "cnn": cnn}
+BUILT_IN: dict[str, Callable[..., nn.Module]] = {
+    "mlp": mlp,
+    "cnn": cnn,
+    "cnn_gap": networks.cnn_gap,
+    "lenet5": networks.lenet5,
+    "resnet20": networks.resnet20,
+}
 
 
 @contextmanager
@@ -60,30 +67,30 @@ def working_folder_importable() -> Iterator[None]:
             sys.path.remove(folder)
 
 
-def _imported(name: str) -> Callable[..., Any]:
-    """Import what ``"pkg.mod:factory"`` names."""
+def imported(name: str, place: str = "[model] name") -> Callable[..., Any]:
+    """Import what ``"pkg.mod:factory"`` in a table names; raises ``ScenarioError`` saying why it cannot be used."""
     module, _, attribute = name.partition(":")
     if not module or not attribute:
         known = ", ".join(BUILT_IN)
-        raise ScenarioError(f'[model] name = "{name}": known are {known}, or your own as "package.module:factory"')
+        raise ScenarioError(f'{place} = "{name}": known are {known}, or your own as "package.module:factory"')
     try:
         found = getattr(importlib.import_module(module), attribute)
     except ModuleNotFoundError as error:
         hint = "run from the folder that holds it, or install it" if error.name == module else "install what it imports"
-        raise ScenarioError(f'[model] name = "{name}": {error}; {hint}') from error
+        raise ScenarioError(f'{place} = "{name}": {error}; {hint}') from error
     except AttributeError as error:
-        raise ScenarioError(f'[model] name = "{name}": {module} could not give {attribute!r} ({error})') from error
+        raise ScenarioError(f'{place} = "{name}": {module} could not give {attribute!r} ({error})') from error
     except Exception as error:
-        raise ScenarioError(f'[model] name = "{name}": importing {module} raised {error!r}') from error
+        raise ScenarioError(f'{place} = "{name}": importing {module} raised {error!r}') from error
     if not callable(found):
-        raise ScenarioError(f'[model] name = "{name}": {attribute} is a {type(found).__name__}, not a factory')
+        raise ScenarioError(f'{place} = "{name}": {attribute} is a {type(found).__name__}, not a factory')
     return found
 
 
 def made(name: str, args: Mapping[str, Any]) -> nn.Module:
     """Call a user's factory with ``args``; whatever goes wrong is a ``ScenarioError`` that names it."""
     with working_folder_importable():
-        factory = _imported(name)
+        factory = imported(name)
         try:
             module = factory(**args)
         except DesimError:
@@ -95,11 +102,39 @@ def made(name: str, args: Mapping[str, Any]) -> nn.Module:
     return module
 
 
+def named(name: str) -> Any:
+    """Import a class of one's own again, in another process."""
+    with working_folder_importable():
+        return imported(name, "[training] task")
+
+
+def own_task(name: str, own: Mapping[str, Any], **arguments: Any) -> Any:
+    """Make a task of anyone's own class; raises ``ScenarioError`` where that fails or gives something else."""
+    place = "[training] task"
+    with working_folder_importable():
+        make = imported(name, place)
+        try:
+            made = make(**arguments, **own)
+        except DesimError:
+            raise
+        except Exception as error:
+            raise ScenarioError(f'{place} = "{name}": calling it with {dict(own)} raised {error!r}') from error
+    if not isinstance(made, Task):
+        missing = [method for method in _METHODS if not hasattr(made, method)]
+        raise ScenarioError(f'{place} = "{name}" gave a {type(made).__name__} without {", ".join(missing)}')
+    return made
+
+
+_METHODS = ("initial", "train", "evaluate", "average", "tensors")
+
+
 def factory(name: str, args: Mapping[str, Any], shape: Sequence[int], classes: int) -> Callable[[], nn.Module]:
     """Return what builds a new module as a scenario names it; it can be pickled to worker processes.
 
-    Built-in models get ``shape``, ``classes`` and ``args``; a user's factory gets ``args`` alone.
+    Built-in models and torchvision's get ``shape``, ``classes`` and ``args``; a user's factory gets ``args`` alone.
     """
     if name in BUILT_IN:
         return partial(BUILT_IN[name], tuple(shape), classes, **args)
+    if name.isidentifier():
+        return partial(networks.vision_model, name, tuple(shape), classes, dict(args))
     return partial(made, name, dict(args))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    LossOf = Callable[[nn.Module, Samples], Tensor]
+
 RECORDED_AFTER = 32  # plain steps of a batch size; a recording takes about as long as fifty steps of a small network
 _SIZES = 16  # recordings kept: the last batches of clients come in many sizes
 
@@ -54,17 +56,17 @@ def batch_loss(module: nn.Module, batch: Samples) -> Tensor:
         return nn.functional.cross_entropy(module(batch.inputs), batch.labels)
 
 
-def plain(module: nn.Module, parameters: Sequence[Tensor], batch: Samples) -> Gradients:
+def plain(module: nn.Module, parameters: Sequence[Tensor], batch: Samples, loss_of: LossOf = batch_loss) -> Gradients:
     """Do the step as anyone would write it, with ``grad`` in place of ``backward``: nothing has to be zeroed."""
-    loss = batch_loss(module, batch)
+    loss = loss_of(module, batch)
     return Gradients(loss.detach(), torch.autograd.grad(loss, parameters, allow_unused=True))
 
 
 class Steps:
     """Steps of one module in training mode; ``kinds`` tells by batch size how they are done and why."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self.module = module
+    def __init__(self, module: nn.Module, loss_of: LossOf = batch_loss) -> None:
+        self.module, self._loss_of = module, loss_of
         self.kinds: dict[int, str] = {}
         self._places = places(module)
         self._parameters = tensors(self._places.parameters)
@@ -85,7 +87,7 @@ class Steps:
             replay = self._recorded(size, batch)
         if replay is None:
             self._state = None
-            return plain(self.module, self._parameters, batch)
+            return plain(self.module, self._parameters, batch, self._loss_of)
         if self._state is None:
             self._state = [*self._parameters, *tensors(self._places.buffers)]
         with torch.inference_mode():
@@ -101,7 +103,7 @@ class Steps:
 
     def _recorded(self, size: int, batch: Samples) -> Callable[..., Sequence[Any]] | None:
         try:
-            self._replays[size] = proven(self.module, batch)
+            self._replays[size] = proven(self.module, batch, self._loss_of)
         except Exception as error:  # noqa: BLE001  (whatever a user's model does on stand-ins, its plain step is right)
             told = str(error) if isinstance(error, UnrecordableError) else repr(error)
             self._refused = self.kinds[size] = f"plain: {told}"
@@ -110,7 +112,7 @@ class Steps:
         return self._replays[size]
 
 
-def proven(module: nn.Module, batch: Samples) -> Callable[..., Sequence[Any]]:
+def proven(module: nn.Module, batch: Samples, loss_of: LossOf = batch_loss) -> Callable[..., Sequence[Any]]:
     """Record a step and compare replays with plain steps; neither module, batch nor generators are changed.
 
     Raises ``UnrecordableError`` where they differ.
@@ -119,12 +121,12 @@ def proven(module: nn.Module, batch: Samples) -> Callable[..., Sequence[Any]]:
     generators = randomness.states(device)
     try:
         cases = [(copy.deepcopy(module), batch), _other(module, batch)]
-        programs = [record(*case, batch_loss) for case in cases]
+        programs = [record(*case, loss_of) for case in cases]
         if programs[0] != programs[1]:
             raise UnrecordableError("it runs other kernels for other values")
         replay = compiled(programs[0])
         for case in cases:
-            _compare(replay, *case)
+            _compare(replay, *case, loss_of)
     finally:
         randomness.put_back(device, generators)
     return replay
@@ -140,13 +142,15 @@ def _other(module: nn.Module, batch: Samples) -> tuple[nn.Module, Samples]:
     return twin, Samples(inputs, batch.labels.flip(0))
 
 
-def _compare(replay: Callable[..., Sequence[Any]], twin: nn.Module, batch: Samples) -> None:
+def _compare(
+    replay: Callable[..., Sequence[Any]], twin: nn.Module, batch: Samples, loss_of: LossOf = batch_loss
+) -> None:
     """Do the plain step on a model that is not needed any more, and the replay on copies of its tensors."""
     there = places(twin)
     state = [value.detach().clone() for value in (*tensors(there.parameters), *tensors(there.buffers))]
     device = batch.labels.device
     generators, python = randomness.states(device), _python_state(twin)
-    loss, gradients = plain(twin, tensors(there.parameters), batch)
+    loss, gradients = plain(twin, tensors(there.parameters), batch, loss_of)
     expected = [loss, *gradients, *tensors(there.buffers), *randomness.states(device)]
     if _python_state(twin) != python:
         raise UnrecordableError("its step changes attributes that are neither parameters nor buffers")

@@ -15,6 +15,7 @@ import torch
 from desim_fl.core import Work
 from desim_fl.learning import batches, corrections, local, randomness
 from desim_fl.learning.batched import TOLERANCE, Batched, Ended, Traits
+from desim_fl.learning.classification import ClassificationTask
 from desim_fl.learning.ragged import Course
 from desim_fl.learning.stacked import Member
 from desim_fl.learning.steps import Steps, batch_loss
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
-    from desim_fl.learning.classification import ClassificationTask
 
 _LR = 1e-3
 _STEADY = 1e-6  # of a tensor's length: what rounding alone may move it
@@ -44,6 +44,8 @@ def examine(task: ClassificationTask) -> Verdict:
     """Find out how the jobs of a task can be batched."""
     if task.draws_random:
         return Verdict(None, "the model draws random numbers")
+    if type(task).batch_loss is not ClassificationTask.batch_loss:
+        return Verdict(None, "the task has a loss of its own")
     sizes = sorted({size for part in task.parts for size in batches.plan(len(part), task.batch_size)})
     if not sizes:
         return Verdict(None, "no client has a sample")

@@ -5,6 +5,16 @@ attributes, and writes itself out again in full; ``schema`` is the JSON Schema f
 """
 
 from desim_fl.scenario.asynchronous import FedAsync, FedBuff
+from desim_fl.scenario.data import (
+    ArrayFile,
+    Blobs,
+    CustomData,
+    FashionMnist,
+    ImageFolder,
+    LeastSquares,
+    Quadratic,
+    Vision,
+)
 from desim_fl.scenario.document import Scenario
 from desim_fl.scenario.laws import (
     LAWS,
@@ -18,20 +28,35 @@ from desim_fl.scenario.laws import (
     Uniform,
     Zipf,
 )
+from desim_fl.scenario.models import (
+    Cnn,
+    CnnGap,
+    CustomModel,
+    LeNet5,
+    Linear,
+    Logistic,
+    Mlp,
+    ResNet20,
+    Scalar,
+    VisionModel,
+)
 from desim_fl.scenario.reading import load
 from desim_fl.scenario.schema import schema
 from desim_fl.scenario.server import Executor, Run
 from desim_fl.scenario.strategies import CustomStrategy
 from desim_fl.scenario.synchronous import FedAvg
-from desim_fl.scenario.training import Cnn, CustomModel, DelayAware, Linear, Logistic, Mlp, Scalar, Training
-from desim_fl.scenario.world import Blobs, Clients, FashionMnist, LeastSquares, Network, Quadratic
+from desim_fl.scenario.training import DelayAware, Training
+from desim_fl.scenario.world import Clients, Network
 
 __all__ = [
     "LAWS",
+    "ArrayFile",
     "Blobs",
     "Clients",
     "Cnn",
+    "CnnGap",
     "Constant",
+    "CustomData",
     "CustomModel",
     "CustomStrategy",
     "DelayAware",
@@ -42,7 +67,9 @@ __all__ = [
     "FedAvg",
     "FedBuff",
     "HalfNormal",
+    "ImageFolder",
     "LawTable",
+    "LeNet5",
     "LeastSquares",
     "Linear",
     "Logistic",
@@ -52,11 +79,14 @@ __all__ = [
     "Network",
     "Pareto",
     "Quadratic",
+    "ResNet20",
     "Run",
     "Scalar",
     "Scenario",
     "Training",
     "Uniform",
+    "Vision",
+    "VisionModel",
     "Zipf",
     "load",
     "schema",

@@ -10,13 +10,15 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from desim_fl.scenario.asynchronous import FedBuff
+from desim_fl.scenario.data import Data, FashionMnist, LeastSquares, Quadratic, data_name
 from desim_fl.scenario.devices import with_profile
+from desim_fl.scenario.models import BY_DATA, Mlp, Model
 from desim_fl.scenario.rules import problems
 from desim_fl.scenario.server import Checkpoint, Executor, Run
 from desim_fl.scenario.strategies import Strategy
 from desim_fl.scenario.table import Table
-from desim_fl.scenario.training import BY_DATA, Mlp, Model, Training
-from desim_fl.scenario.world import Clients, Data, FashionMnist, LeastSquares, Network, Quadratic, data_name
+from desim_fl.scenario.training import Training
+from desim_fl.scenario.world import Clients, Network
 
 
 class Scenario(Table):

@@ -6,17 +6,20 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from desim_fl.scenario.data import DATA, DEFAULT_DATA, data_tag
 from desim_fl.scenario.devices import DeviceClass
 from desim_fl.scenario.laws import LAWS
+from desim_fl.scenario.models import DEFAULT_MODEL, MODELS, VISION, VISION_MODELS, model_tag
 from desim_fl.scenario.rules import Loc, Problem, bare, key_of, quoted
 from desim_fl.scenario.schedules import LrSchedule
 from desim_fl.scenario.server import Checkpoint, Executor, Run
 from desim_fl.scenario.strategies import DEFAULT_STRATEGY, STRATEGIES
-from desim_fl.scenario.training import CUSTOM, DEFAULT_MODEL, MODELS, DelayAware, Training, tag_of
-from desim_fl.scenario.world import DATA, DEFAULT_DATA, Clients, Network
+from desim_fl.scenario.table import CUSTOM, tag_of
+from desim_fl.scenario.training import DelayAware, Training
+from desim_fl.scenario.world import Clients, Network
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from desim_fl.scenario.table import Table
 
@@ -30,10 +33,15 @@ PLAIN: dict[str, type[Table]] = {
     "executor": Executor,
     "checkpoint": Checkpoint,
 }
-VARIANTS: dict[str, tuple[Mapping[str, type[Table]], str]] = {
-    "data": (DATA, DEFAULT_DATA),
-    "model": (MODELS, DEFAULT_MODEL),
-    "strategy": (STRATEGIES, DEFAULT_STRATEGY),
+VARIANTS: dict[str, tuple[Mapping[str, type[Table]], str, Callable[[Any], str | None]]] = {
+    "data": (DATA, DEFAULT_DATA, data_tag),
+    "model": (MODELS, DEFAULT_MODEL, model_tag),
+    "strategy": (STRATEGIES, DEFAULT_STRATEGY, lambda value: tag_of(value, DEFAULT_STRATEGY)),
+}
+_SPOKEN = {
+    ("", CUSTOM): '"package.module:attribute"',
+    ("data", VISION): 'a class of torchvision.datasets ("MNIST", say)',
+    ("model", VISION): 'a name of torchvision.models ("mobilenet_v2", say)',
 }
 NESTED: dict[Loc, type[Table]] = {
     ("training", "delay_aware"): DelayAware,
@@ -52,9 +60,9 @@ def shown(value: Any) -> str:
     return kinds.get(type(value), lambda value: f"{value} (a date or time)")(value)
 
 
-def listed(names: Iterable[str]) -> str:
-    """Return names in quotes with commas."""
-    return ", ".join('"package.module:attribute"' if name == CUSTOM else quoted(name) for name in names)
+def listed(names: Iterable[str], section: str = "") -> str:
+    """Return names in quotes with commas; kinds that stand for many names are described."""
+    return ", ".join(_SPOKEN.get(("" if name == CUSTOM else section, name)) or quoted(name) for name in names)
 
 
 def heading(loc: Loc) -> str:
@@ -106,8 +114,8 @@ def choice_at(document: Mapping[str, Any], table: Loc) -> Choice:
         return Choice(LAWS, value_at(document, table)["law"], "law")
     if section in PLAIN:
         return Choice({"": PLAIN[section]}, "")
-    kinds, default = VARIANTS[section]
-    return Choice(kinds, tag_of(document[section], default) or default, "name")
+    kinds, default, tag = VARIANTS[section]
+    return Choice(kinds, tag(document[section]) or default, "name")
 
 
 def _every_key() -> Iterator[tuple[str, str]]:
@@ -147,7 +155,9 @@ def unknown(document: Mapping[str, Any], loc: Loc) -> Problem:
     owners = choice.owners(key)
     what = f"has no key {quoted(key)}"
     if owners:
-        return Problem(loc, f'{what} with {choice.by} = "{chosen}"; it belongs to {choice.by} = {listed(owners)}')
+        return Problem(
+            loc, f'{what} with {choice.by} = "{chosen}"; it belongs to {choice.by} = {listed(owners, str(table[0]))}'
+        )
     homes = list(
         dict.fromkeys(section for name, section in _every_key() if name == key != "name" and section != table[0])
     )
@@ -163,7 +173,9 @@ def _misspelt(loc: Loc, what: str, choice: Choice) -> Problem:
         return Problem(loc, f"{what}; did you mean {quoted(guess)}?", ((*loc[:-1], guess),))
     guess = near(key, (name for kind in choice.kinds.values() for name in kind.model_fields))
     if guess:
-        hint = f"did you mean {quoted(guess)}, which belongs to {choice.by} = {listed(choice.owners(guess))}?"
+        hint = (
+            f"did you mean {quoted(guess)}, which belongs to {choice.by} = {listed(choice.owners(guess), str(loc[0]))}?"
+        )
         return Problem(loc, f"{what}; {hint}", ((*loc[:-1], guess),))
     return Problem(loc, what + (_elsewhere(key) or f"; its keys are {', '.join(choice.keys)}"))
 
@@ -202,9 +214,11 @@ LENGTHS = {
 
 
 def _one_of(loc: Loc, names: list[str], value: Any) -> Problem:
-    guess = near(value, names) if isinstance(value, str) else None
+    section = str(loc[0])
+    known = [*(VISION_MODELS if section == "model" else ()), *(name for name in names if name not in {CUSTOM, VISION})]
+    guess = near(value, known) if isinstance(value, str) else None
     hint = f"; did you mean {quoted(guess)}?" if guess else ""
-    return Problem(loc, f"{key_of(loc)} must be one of {listed(names)}, not {shown(value)}{hint}")
+    return Problem(loc, f"{key_of(loc)} must be one of {listed(names, section)}, not {shown(value)}{hint}")
 
 
 def _tag(loc: Loc, value: Any) -> Problem:
@@ -215,7 +229,7 @@ def _tag(loc: Loc, value: Any) -> Problem:
         kind = "a table" if by == "name" else "a number or a table with the key law"
         return Problem(loc, f"{'' if len(loc) == 1 else key_of(loc) + ' '}must be {kind}, not {shown(value)}")
     if by not in value:
-        return Problem((*loc, by), f"needs the key {quoted(by)}, one of {listed(names)}")
+        return Problem((*loc, by), f"needs the key {quoted(by)}, one of {listed(names, str(loc[0]))}")
     return _one_of((*loc, by), names, value[by])
 
 

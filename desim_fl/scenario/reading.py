@@ -13,13 +13,13 @@ from pydantic import TypeAdapter, ValidationError
 
 from desim_fl.errors import ScenarioError
 from desim_fl.scenario import messages, rules
+from desim_fl.scenario.data import Data
 from desim_fl.scenario.document import Scenario, filled
 from desim_fl.scenario.laws import LAWS
+from desim_fl.scenario.models import Model
 from desim_fl.scenario.overrides import apply, apply_values
 from desim_fl.scenario.places import MAX_DEPTH, Places, lines
 from desim_fl.scenario.strategies import Strategy
-from desim_fl.scenario.training import Model
-from desim_fl.scenario.world import Data
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -76,6 +76,20 @@ def toml(path: str | Path) -> tuple[str, dict[str, Any]]:
     """Read a TOML file: its text, and what stands in it. Raises ScenarioError naming file and line."""
     text = _read(path)
     return text, _parse(str(path), text)
+
+
+def read_data(name: str, settings: Mapping[str, str]) -> Table:
+    """Return the table ``[data]`` of this name, with keys as ``--set`` gives them; ``ScenarioError`` names what is wrong."""
+    document: dict[str, Any] = {"data": {"name": name}, "clients": {"count": 1}, "run": {"max_updates": 1}}
+    places, faults = apply(document, [f"data.{key}={value}" for key, value in settings.items()])
+    try:
+        found = Scenario.model_validate(document)
+    except ValidationError as error:
+        where = Places(f"data set {messages.shown(name)}", {}, places)
+        raise ScenarioError("\n".join(_report(explain(error, filled(document)), where, faults))) from None
+    if faults:
+        raise ScenarioError("\n".join(faults))
+    return found.data
 
 
 def _read(path: str | Path) -> str:

@@ -11,12 +11,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from desim_fl.scenario import device_rules
+from desim_fl.scenario.data import Blobs, LeastSquares, Quadratic
 from desim_fl.scenario.method import STALENESS_KEYS, MethodTable, StalenessTable
+from desim_fl.scenario.models import BY_DATA, Cnn, CnnGap, LeNet5, Logistic, ResNet20
 from desim_fl.scenario.schedules import SCHEDULE_KEYS
 from desim_fl.scenario.synchronous import FedAvg
 from desim_fl.scenario.table import Loc, Problem
-from desim_fl.scenario.training import BY_DATA, Cnn, Logistic
-from desim_fl.scenario.world import Blobs, Clients, LeastSquares, Network, Quadratic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -25,8 +25,10 @@ if TYPE_CHECKING:
     from desim_fl.scenario.server import Executor, Run
     from desim_fl.scenario.table import Table
     from desim_fl.scenario.training import Training
+    from desim_fl.scenario.world import Clients, Network
 
 ARGS_DEPTH = 16
+CLOSED_FORM = (*BY_DATA.values(), "logistic")
 SHOWN = 60  # characters of a value in a message
 
 
@@ -113,8 +115,14 @@ def _model_fits_data(data: Table, model: Table) -> Iterator[Problem]:
             text = f'name = "{name}" does not go with data {kind}: "{mine}" and data {theirs} belong together'
             yield Problem(("model", "name"), text, doubts)
             return
-    if isinstance(model, Cnn) and isinstance(data, Blobs):
-        yield Problem(("model", "name"), f'name = "cnn" needs images, and data {kind} has none; use "mlp"', doubts)
+    if isinstance(model, (Cnn, CnnGap, LeNet5, ResNet20)) and isinstance(data, Blobs):
+        yield Problem(("model", "name"), f'name = "{name}" needs images, and data {kind} has none; use "mlp"', doubts)
+
+
+def _groups(model: Table) -> Iterator[Problem]:
+    if isinstance(model, ResNet20) and model.norm != "group" and model.given("groups"):
+        text = f'groups must not be given with norm = "{model.norm}"; it belongs to "group"'
+        yield Problem(("model", "groups"), text, (("model", "norm"),))
 
 
 def _regions(network: Network) -> Iterator[Problem]:
@@ -160,6 +168,15 @@ def _stragglers(clients: Clients, training: Training) -> Iterator[Problem]:
     if getattr(training, key) == 1:
         text = f"straggler_share needs [training] {key} of at least 2: there is no part of one to do"
         yield Problem(("clients", "straggler_share"), text, (("training", key),))
+
+
+def _task(model: Table, training: Training) -> Iterator[Problem]:
+    if training.task is None and training.given("task_args"):
+        yield Problem(("training", "task_args"), "task_args must not be given without task", (("training", "task"),))
+    name = getattr(model, "name", "")
+    if training.task is not None and name in CLOSED_FORM:
+        text = f'task does not go with model "{name}", which has a loss of its own'
+        yield Problem(("training", "task"), text, (("model", "name"),))
 
 
 def _delay_aware(clients: Clients, training: Training) -> Iterator[Problem]:
@@ -273,10 +290,10 @@ def _vmap(executor: Executor) -> Iterator[Problem]:
         yield Problem(("executor", "reuse"), text, (("executor", "name"),))
 
 
-def _args(section: str, table: Table) -> Iterator[Problem]:
-    for loc, value in _leaves((section, "args"), getattr(table, "args", {})):
+def _args(section: str, table: Table, key: str = "args") -> Iterator[Problem]:
+    for loc, value in _leaves((section, key), getattr(table, key, {})):
         if len(loc) > ARGS_DEPTH:
-            yield Problem(loc[:2], f"args is nested deeper than {ARGS_DEPTH} levels")
+            yield Problem(loc[:2], f"{key} is nested deeper than {ARGS_DEPTH} levels")
             return
         fault = _fault(value)
         if fault:
@@ -312,9 +329,11 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_quadratic_lengths, ("data", "clients")),
     (_model_fits_data, ("data", "model")),
     (_regions, ("network",)),
+    (_groups, ("model",)),
     (_training, ("training",)),
     (_plain_descent, ("data", "training")),
     (_closed_form, ("data", "model", "training")),
+    (_task, ("model", "training")),
     (_delay_aware, ("clients", "training")),
     (lambda training: schedule_problems(("training", "lr_schedule"), training.lr_schedule), ("training",)),
     (_stragglers, ("clients", "training")),
@@ -328,6 +347,8 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_vmap, ("executor",)),
     (lambda model: _args("model", model), ("model",)),
     (lambda strategy: _args("strategy", strategy), ("strategy",)),
+    (lambda data: _args("data", data), ("data",)),
+    (lambda training: _args("training", training, "task_args"), ("training",)),
 )
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from desim_fl.scenario.data import DATA, DEFAULT_DATA
 from desim_fl.scenario.document import Scenario
 from desim_fl.scenario.laws import LAWS
+from desim_fl.scenario.models import BY_DATA, DEFAULT_MODEL, MODELS
 from desim_fl.scenario.strategies import DEFAULT_STRATEGY, STRATEGIES
-from desim_fl.scenario.training import BY_DATA, DEFAULT_MODEL, MODELS
-from desim_fl.scenario.world import DATA, DEFAULT_DATA
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -9,8 +9,7 @@ from pydantic import Discriminator, Field, Tag
 from desim_fl.scenario.asynchronous import ASYNCHRONOUS
 from desim_fl.scenario.method import MethodTable
 from desim_fl.scenario.synchronous import SYNCHRONOUS
-from desim_fl.scenario.table import CustomName
-from desim_fl.scenario.training import CUSTOM, Args, tag_of
+from desim_fl.scenario.table import CUSTOM, Args, CustomName, tag_of
 
 DEFAULT_STRATEGY = "fedbuff"
 

@@ -19,6 +19,9 @@ Amount = Annotated[float, Field(ge=0, le=LARGEST)]
 Positive = Annotated[float, Field(gt=0, le=LARGEST)]
 Share = Annotated[float, Field(ge=0, le=1)]
 PartShare = Annotated[float, Field(ge=0, lt=1)]
+Width = Annotated[int, Field(ge=1, le=65_536)]
+Args = dict[str, Any]
+CUSTOM = ":"  # the tag of "pkg.mod:attr" names; no built-in name holds a colon
 CustomName = Annotated[
     str,
     Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$", max_length=500),
@@ -71,3 +74,11 @@ class Problem(NamedTuple):
     loc: Loc
     text: str
     doubts: tuple[Loc, ...] = ()
+
+
+def tag_of(value: Any, default: str) -> str | None:
+    """Return the name of a variant, ``CUSTOM`` for a "pkg.mod:attr" name, ``None`` where there is no proper name."""
+    name = value.get("name", default) if isinstance(value, dict) else getattr(value, "name", None)
+    if not isinstance(name, str):
+        return None
+    return CUSTOM if ":" in name else name

@@ -1,97 +1,13 @@
-"""Tables about learning: the model, and how a client trains it."""
+"""Tables about learning: how a client trains a model."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
 from desim_fl.scenario.schedules import LrSchedule
-from desim_fl.scenario.table import Amount, Count, CustomName, Number, Positive, Share, Table
-
-DEFAULT_MODEL = "mlp"
-CUSTOM = ":"  # the tag of "pkg.mod:attr" names; no built-in name holds a colon
-
-Width = Annotated[int, Field(ge=1, le=65_536)]
-Args = dict[str, Any]
-
-
-class Mlp(Table):
-    """Fully connected layers with ReLU between them."""
-
-    name: Literal["mlp"] = Field(default=DEFAULT_MODEL, description="Fully connected layers with ReLU between them.")
-    hidden: Annotated[tuple[Width, ...], Field(strict=False, max_length=64)] = Field(
-        default=(64,), description="Widths of the hidden layers; [] = a linear model."
-    )
-
-
-class Cnn(Table):
-    """A small convolutional network for images."""
-
-    name: Literal["cnn"] = Field(default="cnn", description="A small convolutional network for images.")
-    channels: Annotated[tuple[Width, ...], Field(strict=False, min_length=1, max_length=64)] = Field(
-        default=(8, 16), description="Output channels of each convolution."
-    )
-
-
-class Scalar(Table):
-    """A single number, for quadratic data."""
-
-    name: Literal["scalar"] = Field(default="scalar", description="A single number; goes with quadratic data.")
-    start: Number = Field(default=0.0, description="Its value in version 0.")
-
-
-class Linear(Table):
-    """One number a feature, in double precision, for least-squares data."""
-
-    name: Literal["linear"] = Field(
-        default="linear", description="One number a feature, in double precision; goes with least_squares data."
-    )
-    start: Number = Field(default=0.0, description="Value of every entry in version 0.")
-
-
-class Logistic(Table):
-    """Multinomial logistic regression in double precision, with its gradient in closed form: no torch, start at 0."""
-
-    name: Literal["logistic"] = Field(
-        default="logistic", description="Multinomial logistic regression in double precision, without torch."
-    )
-    l2: Amount = Field(default=0.0, description="Weight of the penalty l2 / 2 ||x||^2, biases included.")
-
-
-class CustomModel(Table):
-    """Anyone's own ``torch.nn.Module``; the factory is imported when the run is built, not here."""
-
-    name: CustomName = Field(description='Where the factory stands: "package.module:factory".')
-    args: Args = Field(default={}, description="Keyword arguments of the factory: TOML values, no dates.")
-
-
-Model = Annotated[
-    Annotated[Mlp, Tag("mlp")]
-    | Annotated[Cnn, Tag("cnn")]
-    | Annotated[Scalar, Tag("scalar")]
-    | Annotated[Linear, Tag("linear")]
-    | Annotated[Logistic, Tag("logistic")]
-    | Annotated[CustomModel, Tag(CUSTOM)],
-    Discriminator(lambda value: tag_of(value, DEFAULT_MODEL)),
-]
-MODELS: dict[str, type[Table]] = {
-    "mlp": Mlp,
-    "cnn": Cnn,
-    "scalar": Scalar,
-    "linear": Linear,
-    "logistic": Logistic,
-    CUSTOM: CustomModel,
-}
-BY_DATA = {"quadratic": "scalar", "least_squares": "linear"}  # models that belong to one kind of data, and stand for it
-
-
-def tag_of(value: Any, default: str) -> str | None:
-    """Return the name of a variant, ``CUSTOM`` for a "pkg.mod:attr" name, ``None`` where there is no proper name."""
-    name = value.get("name", default) if isinstance(value, dict) else getattr(value, "name", None)
-    if not isinstance(name, str):
-        return None
-    return CUSTOM if ":" in name else name
+from desim_fl.scenario.table import Args, Count, CustomName, Positive, Share, Table
 
 
 class DelayAware(Table):
@@ -131,6 +47,11 @@ class Training(Table):
     lr_schedule: LrSchedule | None = Field(
         default=None, description="How the rate changes with the version that a job starts from; absent = it does not."
     )
+    task: CustomName | None = Field(
+        default=None,
+        description='Your own loss and metric: "package.module:Task", a class made as desim_fl\'s ClassificationTask.',
+    )
+    task_args: Args = Field(default={}, description="More keyword arguments of task: TOML values, no dates.")
     delay_aware: DelayAware | None = Field(default=None, description="The delay-aware learning rate, instead of lr.")
 
     def idle(self) -> frozenset[str]:
@@ -139,5 +60,6 @@ class Training(Table):
             "epochs": self.steps is not None,
             "lr": self.delay_aware is not None,
             "momentum": self.optimizer != "sgd",
+            "task_args": self.task is None,
         }
         return frozenset(key for key, idle in facts.items() if idle)

@@ -1,117 +1,14 @@
-"""Tables about the world outside the server: the data, the clients, and the network between them and the server."""
+"""Tables about the world outside the server: the clients, and the network between them and the server."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Discriminator, Field, Tag
+from pydantic import Field
 
 from desim_fl.scenario.devices import UNITS, DeviceClass
 from desim_fl.scenario.laws import ONE_BIT_A_SECOND, Bandwidth, Constant, Duration, Factor
-from desim_fl.scenario.table import CLIENT_MAX, LARGEST, Amount, Count, Number, PartShare, Positive, Share, Table, Whole
-
-DEFAULT_DATA = "fashion_mnist_6k"
-FASHION_TRAIN = 6000
-MADE_MAX = 10_000_000  # examples, features or classes that are made in memory
-
-
-def _shape_of(value: Any) -> str:
-    return "each" if isinstance(value, (list, tuple)) else "one"
-
-
-Made = Annotated[int, Field(ge=1, le=MADE_MAX)]
-Numbers = Annotated[tuple[Number, ...], Field(strict=False, min_length=1)]
-Sizes = Annotated[tuple[Whole, ...], Field(strict=False, min_length=1)]
-NumberOrEach = Annotated[Annotated[Number, Tag("one")] | Annotated[Numbers, Tag("each")], Discriminator(_shape_of)]
-SizeOrEach = Annotated[Annotated[Whole, Tag("one")] | Annotated[Sizes, Tag("each")], Discriminator(_shape_of)]
-Validation = Annotated[PartShare, Field(description="Share of the training images kept back, by key, for decisions.")]
-
-
-class FashionMnist(Table):
-    """6,000 training and 1,000 test images of Fashion-MNIST, which travel inside the package."""
-
-    name: Literal["fashion_mnist_6k"] = Field(
-        default=DEFAULT_DATA, description="The Fashion-MNIST part in the package."
-    )
-    examples: int | None = Field(
-        default=None,
-        ge=1,
-        le=FASHION_TRAIN,
-        description="Use only the first so many training images; absent = all 6,000.",
-    )
-    validation_share: Validation = 0.0
-
-
-class Blobs(Table):
-    """Made data: one Gaussian cloud of feature vectors for each class."""
-
-    name: Literal["blobs"] = Field(
-        default="blobs", description="One Gaussian cloud for each class, made from the seed."
-    )
-    examples: Made = Field(default=2000, description="Training examples.")
-    test_examples: Made = Field(default=500, description="Test examples.")
-    classes: Made = Field(default=10, description="Number of classes.")
-    features: Made = Field(default=20, description="Length of each feature vector.")
-    spread: Amount = Field(default=1.0, description="Standard deviation of each cloud.")
-    validation_share: Validation = 0.0
-
-
-class Quadratic(Table):
-    """No data at all: client i minimises curvature_i / 2 * (w - optimum_i)^2 over one number w."""
-
-    name: Literal["quadratic"] = Field(
-        default="quadratic", description="One quadratic function a client, for exact tests."
-    )
-    curvature: NumberOrEach = Field(
-        default=1.0, description="Second derivative: one number for all, or one for each client."
-    )
-    optimum: NumberOrEach = Field(
-        default=0.0, description="Where the minimum lies: one number for all, or one for each."
-    )
-    examples_per_client: SizeOrEach = Field(
-        default=1, description="Pretended sample count: one for all, or one for each."
-    )
-
-
-class LeastSquares(Table):
-    """Made data for theory: b = A x* + noise, A uniform in (0, 1) over sqrt(features) (Mishchenko et al., NeurIPS 2022)."""
-
-    name: Literal["least_squares"] = Field(
-        default="least_squares", description="A quadratic in many dimensions: 1 / (2 examples) ||A x - b||^2."
-    )
-    examples: Made = Field(default=10_000, description="Rows of A.")
-    features: Made = Field(default=400, description="Columns of A: the number of parameters.")
-    noise_sd: Amount = Field(default=1e-5, description="Standard deviation of the noise in b.")
-    gradient_noise_sd: Amount = Field(
-        default=0.0, description="Standard deviation of noise added to every entry of every gradient."
-    )
-    shared: bool = Field(
-        default=False, description="Every client draws its batches from all rows, instead of from a part of its own."
-    )
-    client_shift_sd: Amount = Field(
-        default=0.0, description="Standard deviation of each client's own truth around the common x*."
-    )
-
-
-def data_name(value: Any) -> str | None:
-    """Return which kind of data a table (or a part read before) is; ``None`` if it does not say so properly."""
-    name = value.get("name", DEFAULT_DATA) if isinstance(value, dict) else getattr(value, "name", None)
-    return name if isinstance(name, str) else None
-
-
-DATA: dict[str, type[Table]] = {
-    "fashion_mnist_6k": FashionMnist,
-    "blobs": Blobs,
-    "quadratic": Quadratic,
-    "least_squares": LeastSquares,
-}
-Data = Annotated[
-    Annotated[FashionMnist, Tag("fashion_mnist_6k")]
-    | Annotated[Blobs, Tag("blobs")]
-    | Annotated[Quadratic, Tag("quadratic")]
-    | Annotated[LeastSquares, Tag("least_squares")],
-    Discriminator(data_name),
-]
+from desim_fl.scenario.table import CLIENT_MAX, LARGEST, Amount, Count, Positive, Share, Table
 
 ClientKey = Annotated[int, Field(ge=0, lt=CLIENT_MAX)]
 ProfileName = Literal["fadas_mild", "fadas_large", "quafl", "port", "fedscale_lognormal", "safa", "boards", "phones"]
