@@ -47,6 +47,8 @@ class Errands:
             time.sleep(60)
         if job.extra == "fail":
             raise ValueError("no luck today")
+        if job.extra == "memory":
+            raise MemoryError
         if job.extra == "nothing":
             return None
         if job.extra == "unsendable":

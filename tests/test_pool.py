@@ -44,6 +44,8 @@ class Plain:
             return Outcome(job.params, None, 1, steps)
         if job.extra == "fail":
             raise ValueError("no luck today")
+        if job.extra == "memory":
+            raise MemoryError
         first = not (self.folder / f"died{job.id}").exists()
         if job.extra == "die" or (job.extra == "die once" and first):
             (self.folder / f"died{job.id}").touch()
@@ -106,6 +108,16 @@ def test_a_failing_job_is_named_with_its_worker_and_traceback(pool):
         pool.collect(plain_job(0), 4)
     assert "Traceback" in str(caught.value.__cause__)
     assert "line" in str(caught.value.__cause__)
+    assert pool.collect(plain_job(1), 4).params == 11.0
+
+
+def test_a_job_without_memory_is_named_and_told_the_way_out(pool):
+    """Whether Python says so or the system kills the worker: the error says what needs less memory."""
+    for extra, why in (("memory", "MemoryError"), ("die", r"the worker died \(killed by SIGKILL\), 2 times")):
+        pool.submit(plain_job(0, extra), 0)
+        with pytest.raises(JobError, match=rf"job 0 .*worker \d+\): {why}.*: fewer executor.workers need less memory"):
+            pool.collect(plain_job(0), 4)
+    pool.submit(plain_job(1), 1)
     assert pool.collect(plain_job(1), 4).params == 11.0
 
 

@@ -38,6 +38,9 @@ from desim_fl.scenario import load
 HERE = Path(__file__).parent
 
 
+FAILURES = {"fail": ValueError("no luck today"), "memory": MemoryError()}
+
+
 @dataclass
 class Plain:
     """Adds the client's number; some clients are slow, fail, or wait for ``gate``. ``order`` is what was trained."""
@@ -66,8 +69,8 @@ class Plain:
             time.sleep(0.2)
         if job.extra == "nothing":
             return None  # pyright: ignore[reportReturnType]
-        if job.extra == "fail":
-            raise ValueError("no luck today")
+        if job.extra in FAILURES:
+            raise FAILURES[job.extra]
         if job.extra == "exit":
             sys.exit(3)
         return Outcome(job.params + job.client, job.buffers, examples=1, steps=steps, loss=0.0)
@@ -180,6 +183,7 @@ def test_a_job_that_is_released_while_it_runs_ends_at_its_next_step(one, task):
     [
         ("fail", "ValueError: no luck today", ValueError),
         ("exit", "SystemExit: 3", SystemExit),
+        ("memory", r"MemoryError: fewer executor\.workers need less memory", MemoryError),
         ("nothing", "training gave a NoneType, not an Outcome", None),
     ],
 )

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from desim_fl.learning.task import Task
 
 
+LESS_MEMORY = "fewer executor.workers need less memory"
+
+
 class Wall(NamedTuple):
     """Real seconds that training one job took on this host."""
 
@@ -30,6 +33,12 @@ def checked(job: Job, outcome: Outcome, steps: int, executor: str) -> Outcome:
     if why is not None:
         raise JobError(job.id, job.client, job.version, executor, why)
     return outcome
+
+
+def told(error: BaseException) -> str:
+    """What was raised, in a line; where memory ran out, what needs less."""
+    text = f"{type(error).__name__}: {error}"
+    return f"{text.rstrip(': ')}: {LESS_MEMORY}" if isinstance(error, MemoryError) else text
 
 
 class InlineExecutor:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from desim_fl.core import Job, Model, Outcome, Promise
 from desim_fl.errors import DesimError, JobError, LawError, RunError
 from desim_fl.executors.crew import Crew, Hand, Workers
-from desim_fl.executors.inline import Wall, checked
+from desim_fl.executors.inline import LESS_MEMORY, Wall, checked
 from desim_fl.executors.packing import Packed, full, needed, packed, unpacked
 from desim_fl.executors.shelf import Shelf
 from desim_fl.executors.tickets import Shipment, Ticket, WorkerError
@@ -297,7 +297,11 @@ class PoolExecutor:
             if not ticket.wanted:
                 self._finish(ticket)
             elif ticket.deaths >= _DEATHS:
-                self._finish(ticket, WorkerError(f"the worker died ({fate.why}), {ticket.deaths} times on this job"))
+                why = f"the worker died ({fate.why}), {ticket.deaths} times on this job"
+                killed = "SIGKILL" in fate.why or "memory" in fate.why  # as systems do that run out of memory
+                self._finish(
+                    ticket, WorkerError(f"{why}; if it was killed for memory: {LESS_MEMORY}" if killed else why)
+                )
             else:
                 ticket.waiting = True
                 self._push(ticket)

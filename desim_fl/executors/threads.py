@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Job, Model, Outcome, Promise
 from desim_fl.errors import DesimError, JobError, LawError, RefusedError, RunError
-from desim_fl.executors.inline import Wall, checked
+from desim_fl.executors.inline import Wall, checked, told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -231,8 +231,7 @@ class ThreadExecutor:
         self._settle(errand)
         name = f"{self.name}, worker {errand.worker}"
         if errand.failure is not None:
-            why = f"{type(errand.failure).__name__}: {errand.failure}"
-            raise JobError(job.id, job.client, job.version, name, why) from errand.failure
+            raise JobError(job.id, job.client, job.version, name, told(errand.failure)) from errand.failure
         return checked(job, errand.result, steps, name)
 
     def release(self, job: Job) -> None:

@@ -18,7 +18,7 @@ from time import perf_counter  # provenance only: real seconds never enter virtu
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl.core import Job, Model
-from desim_fl.executors import ambient
+from desim_fl.executors import ambient, inline
 from desim_fl.executors.packing import Packed, lean, packed, unpacked
 from desim_fl.executors.shelf import Lent, Shelf, rebuilt
 
@@ -74,7 +74,7 @@ def _read(connection: Connection, inbox: queue.SimpleQueue[Any]) -> None:
 
 def told(error: BaseException) -> tuple[str, str]:
     """An error in one line, and its traceback."""
-    return f"{type(error).__name__}: {error}", "".join(traceback.format_exception(error))
+    return inline.told(error), "".join(traceback.format_exception(error))
 
 
 def performed(task: Task, model: tuple[Any, Any], subject: Any, steps: int) -> tuple[Any, float]:
