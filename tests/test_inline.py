@@ -131,8 +131,8 @@ def test_a_failure_names_job_client_version_and_executor() -> None:
     with pytest.raises(JobError) as caught:
         collected(executor, job_of(9, "not a number", client=1))
     message = str(caught.value)
-    assert message.startswith("job 9 (client 1, from version 5, executor inline-7): ValueError")
-    assert isinstance(caught.value.__cause__, ValueError)
+    assert message.startswith("job 9 (client 1, from version 5, executor inline-7): TypeError")
+    assert isinstance(caught.value.__cause__, TypeError)
     assert executor.wall == []
 
 

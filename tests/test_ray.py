@@ -502,7 +502,7 @@ def test_an_address_that_cannot_be_reached_is_refused_soon(tmp_path, address, wh
 CLIENT_SERVER = """
 import sys, ray
 from ray.util.client.server.server import serve
-ray.init(num_cpus=1, include_dashboard=False, log_to_driver=False)
+ray.init(address="local", num_cpus=1, include_dashboard=False, log_to_driver=False)
 server = serve("127.0.0.1", int(sys.argv[1]))
 print("serving", flush=True)
 sys.stdin.read()
