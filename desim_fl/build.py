@@ -181,6 +181,8 @@ def _strategy(scenario: Scenario) -> Strategy:
     options = _options(scenario.strategy)
     if ":" in scenario.strategy.name:
         options = options["args"]
+    elif scenario.strategy.draws:
+        options["seed"] = scenario.run.seed
     strategy = strategies.build(scenario.strategy.name, options)
     rule = scenario.training.delay_aware
     if rule is not None and rule.meaning == "staleness":
@@ -194,8 +196,9 @@ def _selector(scenario: Scenario, people: Population) -> Selector:
 
 
 def _concurrency(scenario: Scenario) -> int:
+    asked = scenario.run.concurrency
     cohort = getattr(scenario.strategy, "cohort", None)
-    return scenario.run.concurrency if cohort is None else cohort
+    return cohort or scenario.strategy.places(scenario.clients.count, asked) or asked
 
 
 def _stops(scenario: Scenario) -> StopRules:

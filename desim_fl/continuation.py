@@ -113,7 +113,9 @@ class ResumableEngine(Engine):
         self.log.take_up(held.tail)
         self.model, self._strategy.state, desk.asked = held.model, held.state, list(held.asked)
         self._view.moved(held.model)
-        self._caches, self._memories, self._buffers = held.caches, held.memories, held.buffers
+        self._caches.clear()
+        self._caches.update(held.caches)
+        self._memories, self._buffers = held.memories, held.buffers
         for flying in self.flights.values():
             flying.job = loaded(flying.job, held.jobs[flying.job.id])
         self._evaluator.forget()

@@ -162,7 +162,11 @@ class Send(NamedTuple):
 
 
 class Stop(NamedTuple):
-    """End a running job: ``cancel`` it, or have it ``report`` what it has at its next epoch boundary."""
+    """End a running job.
+
+    ``how``: ``"cancel"`` it; have it report at its next ``"epoch"`` or ``"step"`` boundary; or ``"now"``, what it has
+    done so far: whole steps, perhaps none (a job that is still on its way to the client reports as soon as it is there).
+    """
 
     job: int
     how: str = "cancel"
@@ -244,6 +248,10 @@ class View(Protocol):
     @property
     def flying(self) -> Mapping[int, Flight]:
         """Jobs in flight, by id."""
+        ...
+
+    def cache(self, client: int) -> Any:
+        """What the strategy last asked the engine to keep for a client; ``None`` = nothing."""
         ...
 
 

@@ -46,6 +46,8 @@ class Purpose(IntEnum):
     EPOCH_IDLE = 15  # a client's job, slot = epoch: how long the device pauses after it
     SERVER = 16  # client 0, nth = service, slot 0: how long the server is busy with it
     OPEN_ARRIVAL = 17  # client 0, nth = arrival, slot 0: the gap before it
+    SAMPLED_STALENESS = 18  # FedAsync's, client 0, nth = number of the send
+    CONTACT = 19  # whom a polling server asks: client 0, nth = number of the contact, slot = place among those asked
 
 
 class ClientSlot(IntEnum):

@@ -73,7 +73,8 @@ class Engine:
         self.why: str | None = None
         self.final_ticks = 0
         self.env = self._env = simpy.Environment(initial_time=0)
-        self._view = LiveView(world, self.flights)
+        self._caches: dict[int, Any] = {}
+        self._view = LiveView(world, self.flights, self._caches)
         self._strategy = (Decisions if world.strategy.reads_outcomes else Consultation)(world.strategy, self._view)
         self.readings = Readings()
         self._desk = Desk(world, self._view, self.dispatches, self._depart)
@@ -83,7 +84,6 @@ class Engine:
         self._abandoned = self._rejected = 0  # rounds and updates since the last publish
         self._alarms: dict[str, Due] = {}
         self._alarm_count = 0
-        self._caches: dict[int, Any] = {}
         self._memories: dict[int, Any] = {}
         self._buffers: dict[int, Any] = {}  # by job: buffers of the finite updates since the last publish
         self._instant, self._events, self._crowd = -1, 0, dict[int, int]()  # what landed in it, by client

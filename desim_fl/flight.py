@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import simpy
 
 from desim_fl.core import Flight, Job, Trip
-from desim_fl.errors import RunError
+from desim_fl.errors import RefusedError, RunError
 from desim_fl.eventlog import Kind
 from desim_fl.ticks import MOST_TICKS, is_leg
 
@@ -28,6 +29,11 @@ class Pace(NamedTuple):
     epoch: int
     whole: int
     pauses: tuple[int, ...] = ()
+
+    def end(self, steps: int, planned: int, *, rested: bool) -> int:
+        """Ticks from the start of computing to the end of a step, or (``rested``) of the pause that may follow it."""
+        compute = self.whole - sum(self.pauses)
+        return compute * steps // planned + sum(self.pauses[: (steps - (not rested)) // self.epoch])
 
 
 class Due(simpy.Event):
@@ -76,6 +82,11 @@ class Flying(simpy.Event):
         self.callbacks, self.job = [], None  # pyright: ignore[reportAttributeAccessIssue]
 
     @property
+    def reached(self) -> int:
+        """Tick at which it is with the client."""
+        return self.left + self.trip.download
+
+    @property
     def started(self) -> int:
         """Tick at which computing starts."""
         return self.left + self.trip.download + (self.trip.wait or 0)
@@ -87,21 +98,30 @@ class Flying(simpy.Event):
         ends = ((Kind.DOWNLOADED, downloaded), *started, (Kind.COMPUTED, computed))
         return ends if self.lost is None else tuple(end for end in ends if end[1] <= self.ends)
 
-    def boundary(self, now: int, how: str, pace: Pace) -> tuple[int, int]:
-        """Steps done and compute ticks at the next ``epoch`` or ``step`` boundary at or after ``now``.
+    def boundary(self, now: int, how: str, pace: Pace) -> tuple[int, Trip]:
+        """Steps done at the next ``epoch`` or ``step`` boundary at or after ``now``, and the trip that ends there.
 
         Step s of S ends at start + compute * s // S, plus the pauses of the epochs before it; an epoch ends after its
         pause.
         """
-        epoch, whole, pauses = pace
         by_step, planned = how == "step", self.job.work.steps or 0
-        compute = whole - sum(pauses)
-        stride = 1 if by_step else max(1, epoch)
+        stride = 1 if by_step else pace.epoch
         for steps in range(stride, self.steps, stride):
-            end = compute * steps // planned + sum(pauses[: (steps - by_step) // epoch])
+            end = pace.end(steps, planned, rested=not by_step)
             if self.started + end >= now:
-                return steps, end
-        return self.steps, self.trip.compute
+                return steps, self.trip._replace(compute=end)
+        return self.steps, self.trip
+
+    def shortened(self, now: int, pace: Pace) -> tuple[int, Trip]:
+        """Whole steps done by ``now``, and the trip that turns back there, or at the end of its download if that is later."""
+        trip, planned, spent = self.trip, self.job.work.steps or 0, now - self.started
+        if spent >= trip.compute or not planned:
+            return self.steps, trip
+        if spent < 0:  # the wait is cut short
+            waited = max(0, now - self.reached)
+            return 0, trip._replace(wait=None if trip.wait is None else waited, compute=0)
+        done = bisect_right(range(1, self.steps + 1), spent, key=lambda steps: pace.end(steps, planned, rested=False))
+        return done, trip._replace(compute=spent)
 
 
 def pace(world: World, flying: Flying) -> Pace:
@@ -111,6 +131,14 @@ def pace(world: World, flying: Flying) -> Pace:
     pauses = getattr(world.trips, "pauses", None)  # an option that the protocol does not ask for
     epoch = world.assignment.steps_per_epoch[client]
     return Pace(max(1, epoch), trip.compute, () if pauses is None else pauses(client, nth, work.steps or 0))
+
+
+def curtailed(world: World, flying: Flying, now: int, how: str) -> tuple[int, Trip]:
+    """Steps and trip of a job that reports early: ``how`` as in :class:`desim_fl.core.Stop`. Raises ``RefusedError``."""
+    if how not in {"epoch", "step", "now"}:
+        raise RefusedError(f'a job cannot be stopped with how = "{how}"; use "cancel", "epoch", "step" or "now"')
+    laid_out = pace(world, flying)
+    return flying.shortened(now, laid_out) if how == "now" else flying.boundary(now, how, laid_out)
 
 
 def fate(trip: Trip, left: int) -> tuple[int, str | None]:

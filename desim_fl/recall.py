@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from desim_fl.errors import RefusedError, RunError
-from desim_fl.flight import Flying, fate, pace
+from desim_fl.errors import RunError
+from desim_fl.flight import Flying, curtailed, fate
 from desim_fl.records import Kind
 from desim_fl.traffic import Underway
 
@@ -30,8 +30,6 @@ class Recalls:
         if stop.how == "cancel":
             self._cancel(flying)
             return 1
-        if stop.how not in {"epoch", "step"}:
-            raise RefusedError(f'a job cannot be stopped with how = "{stop.how}"; use "cancel", "epoch" or "step"')
         self._report_early(flying, stop.how)
         return 0
 
@@ -48,17 +46,16 @@ class Recalls:
         engine.world.executor.release(job)
 
     def _report_early(self, flying: Flying, how: str) -> None:
-        """Let a job report what it has at its next epoch or step boundary."""
+        """Let a job report what it has at its next epoch or step boundary, or now."""
         engine, job, now = self._engine, flying.job, self._engine.now
-        steps, compute = flying.boundary(now, how, pace(engine.world, flying))
+        steps, trip = curtailed(engine.world, flying, now, how)
         if steps == flying.steps:
             return
         behind = {kind for kind, tick in flying.legs() if tick <= now}  # a lost job may have had no leg ahead at all
         engine.log.cut(job.id)
         if self._traffic is not None and isinstance(flying, Underway):
-            shorter: Flying = self._traffic.shorten(flying, steps, compute)
+            shorter: Flying = self._traffic.shorten(flying, steps, trip)
         else:
-            trip = flying.trip._replace(compute=compute)
             ends, lost = fate(trip, flying.left)
             flying.forget()
             shorter = Flying(engine.env, engine.handlers(lost), now, job, trip, flying.left, steps, ends, lost)

@@ -44,6 +44,11 @@ class Underway(Flying):
         self.due: Due | None = None
 
     @property
+    def reached(self) -> int:
+        """Tick at which it is with the client."""
+        return self.downloaded
+
+    @property
     def started(self) -> int:
         """Tick at which computing starts."""
         return self.begun
@@ -178,12 +183,13 @@ class Traffic:
 
     # ---- what ends otherwise
 
-    def shorten(self, flying: Underway, steps: int, compute: int) -> Underway:
-        """Let a job compute less, and go on with what comes after."""
+    def shorten(self, flying: Underway, steps: int, trip: Trip) -> Underway:
+        """Let a job wait and compute less, and go on with what comes after."""
         now = int(self._env.now)
-        flying.steps, flying.trip = steps, flying.trip._replace(compute=compute)
+        flying.steps, flying.trip, flying.plan = steps, trip, flying.plan._replace(wait=trip.wait)
         if flying.downloaded < MOST_TICKS:
-            flying.computed = flying.started + compute
+            flying.begun = flying.downloaded + (trip.wait or 0)
+            flying.computed = flying.begun + trip.compute
             self._later(self._on_latency_up, flying, flying.computed + flying.plan.upload - now)
         return flying
 

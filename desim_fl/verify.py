@@ -114,9 +114,9 @@ def _roll(clients: pl.DataFrame, count: int) -> str | None:
 
 
 def _concurrency(folder: Path) -> int | None:
-    """Read the bound on jobs in flight, where the strategy leaves dispatch to the engine."""
+    """Read the bound on jobs in flight; ``None`` where stragglers of closed rounds fly on beside it."""
     scenario = load(folder / "scenario.toml")
-    return scenario.run.concurrency if scenario.strategy.name in {"fedasync", "fedbuff"} else None
+    return scenario.strategy.places(scenario.clients.count, scenario.run.concurrency)
 
 
 def _endings(manifest: dict[str, Any], audit: Audit) -> Iterator[str]:

@@ -23,15 +23,20 @@ def _seen(path: str, doc: str) -> Any:
 class LiveView:
     """``core.View`` on a running engine, which tells it of every new version through ``moved``."""
 
-    __slots__ = ("_clients", "_model", "_world", "flying")
+    __slots__ = ("_caches", "_clients", "_model", "_world", "flying")
 
-    def __init__(self, world: World, flights: Mapping[int, Flying]) -> None:
+    def __init__(self, world: World, flights: Mapping[int, Flying], caches: Mapping[int, Any]) -> None:
+        self._caches = caches
         self._world, self._model, self._clients = world, world.model, len(world.sizes)
         self.flying: Mapping[int, Flight] = FlightView(flights, lambda: self._model.version)
 
     def moved(self, model: Model) -> None:
         """Take note of the version now in force."""
         self._model = model
+
+    def cache(self, client: int) -> Any:
+        """Return what the strategy last asked the engine to keep for a client."""
+        return self._caches.get(client)
 
     model: Model = _seen("_model", "The version in force.")
     version: int = _seen("_model.version", "Its number.")

@@ -80,7 +80,36 @@ def test_a_job_that_would_be_lost_reports_before():
     ]
 
 
-@pytest.mark.parametrize("how", ["cancel", "epoch", "step"])
+@pytest.mark.parametrize(
+    ("download", "wait", "asked", "arrives", "steps"),
+    [
+        (1, 1, 6.5, 7.5, 4),  # computing began at 2 s: 4.5 steps of 1 s, 4 of them whole
+        (1, 1, 6.0, 7.0, 4),  # a step that ends in that very instant counts
+        (1, 1, 1.5, 2.5, 0),  # waiting: turns back at once with what it was given
+        (1, 1, 0.5, 2.0, 0),  # still on its way there: turns back when it is there
+        (1, None, 0.5, 2.0, 0),
+        (1, 1, 10.5, 11.0, 8),  # already on its way back: nothing to shorten
+    ],
+)
+def test_a_running_job_reports_at_once(download, wait, asked, arrives, steps):
+    """8 steps of 1 s, asked for what is done by now: whole steps count, none of them is nothing, the upload adds 1 s."""
+
+    class Polled(Plain):
+        def start(self, view):
+            return None, Reply(alarms=(Alarm("poll", asked),))
+
+        def alarm(self, state, view, name):
+            return state, Reply(stops=(Stop(0, "now"),), sends=())
+
+    trips = ScriptedTrips([8], download=download, wait=wait, upload=1)
+    played = _sound(play(trips, strategy=Polled(), concurrency=1, steps=8, stops=StopRules(max_updates=1)))
+    assert played.arrivals() == [(arrives, 0, 0)]
+    notes = dict(zip([row[1] for row in played.rows()], played.sink.notes("steps"), strict=True))
+    assert (notes["dispatch"], notes["arrive"]) == (8, steps)
+    assert sum(played.engine.usage.accounts[0].legs) == round(arrives * 1_000_000)
+
+
+@pytest.mark.parametrize("how", ["cancel", "epoch", "step", "now"])
 def test_the_old_landing_of_a_stopped_job_never_happens(how):
     """Played on beyond the instant at which the job would have landed, each job still lands once at most."""
     trips = ScriptedTrips([2, 8], upload=1)
@@ -215,6 +244,26 @@ def test_caches_by_client_held_by_the_engine():
         learn=lambda job: job.params + deltas[job.client][job.nth], stops=StopRules(max_updates=4),
     )  # fmt: skip
     assert [evaluation.scores[0].loss for evaluation in played.evaluations] == [24.0]  # the sum of the latest deltas
+
+
+def test_caches_can_be_looked_at_in_any_event():
+    """A server that looks by the clock finds what it last asked to be kept for each client, and nothing for others."""
+    seen = []
+
+    class Looking(Plain):
+        def start(self, view):
+            return None, Reply(alarms=(Alarm("look", 3.5),))
+
+        def arrive(self, state, view, update):
+            return state, Reply(keep=((update.job.client, update.job.id),))
+
+        def alarm(self, state, view, name):
+            seen.extend(view.cache(client) for client in range(view.clients))
+            return state, Reply(sends=())
+
+    trips = ScriptedTrips([1, 2, 9])  # one after another: client 0 is back at 1 s, client 1 at 3 s, client 2 is out
+    play(trips, strategy=Looking(), select="round_robin", concurrency=1, stops=StopRules(max_ticks=4_000_000))
+    assert seen == [0, 1, None]
 
 
 def test_several_named_alarms():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -18,9 +18,15 @@ NOTHING: Mapping[str, str] = MappingProxyType({})
 class MethodTable(Table):
     """A server method by name; its keys are the options of the class in :data:`desim_fl.strategies.TABLE`."""
 
+    draws: ClassVar[bool] = False  # whether the method draws numbers, and so takes the run's seed
+
     def settles(self) -> Mapping[str, str]:
         """Return the keys of [run] that this method itself settles, each with the reason: they must not be given."""
         return NOTHING
+
+    def places(self, clients: int, asked: int) -> int | None:  # noqa: ARG002
+        """Return the jobs in flight, at most: run.concurrency, unless the method settles it; ``None`` = no bound."""
+        return asked
 
 
 class StalenessTable(MethodTable):

@@ -20,6 +20,9 @@ class CustomStrategy(MethodTable):
     name: CustomName = Field(description='Where the class stands: "package.module:Strategy".')
     args: Args = Field(default={}, description="Keyword arguments of the class: TOML values, no dates.")
 
+    def places(self, clients: int, asked: int) -> None:
+        """Return no bound: it may send out whom it likes."""
+
 
 STRATEGIES: dict[str, type[MethodTable]] = {**ASYNCHRONOUS, **SYNCHRONOUS, CUSTOM: CustomStrategy}
 

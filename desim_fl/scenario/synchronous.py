@@ -43,5 +43,8 @@ class FedAvg(MethodTable):
         """Return that the cohort is what flies."""
         return {"concurrency": "it follows from clients_per_round"}
 
+    def places(self, clients: int, asked: int) -> None:
+        """Return no bound: stragglers of closed rounds fly beside the cohort."""
+
 
 SYNCHRONOUS: dict[str, type[MethodTable]] = {"fedavg": FedAvg}

@@ -42,6 +42,7 @@ class Playground:
         self.sizes: Sequence[int] = (1,) * clients
         self.groups: Mapping[str, Sequence[int]] = {}
         self.jobs: dict[int, Job] = {}
+        self.caches: dict[int, Any] = {}
         self.sent = 0
         self.state: Any = None
         self._owed = concurrency
@@ -59,11 +60,15 @@ class Playground:
             job.id: Flight(job.client, job.version, self.version - job.version, job.tag) for job in self.jobs.values()
         }
 
+    def cache(self, client: int) -> Any:
+        """What the strategy last asked to be kept for a client."""
+        return self.caches.get(client)
+
     def arrive(self, job_id: int, params: Params, *, examples: int = 1, finite: bool = True) -> Reply:
         """Bring a job back with this model; what a non-finite one brings is replaced by its base."""
         job = self.jobs.pop(job_id)
         outcome = Outcome(params if finite else job.params, examples=examples)
-        update = Update(job, outcome, self.version - job.version, finite)
+        update = Update(job, outcome, self.version - job.version, finite, self.cache(job.client))
         return self._obey(self._ask(self.strategy.arrive, self.state, self, update), freed=1)
 
     def lose(self, job_id: int, why: str = "lost") -> Reply:
@@ -87,8 +92,10 @@ class Playground:
     def _obey(self, reply: Reply, *, freed: int = 0, refill: bool = False) -> Reply:
         if reply.params is not None:
             self.version, self.params = self.version + 1, reply.params
+        self.caches.update(reply.keep)
         for stop in reply.stops:
-            del self.jobs[stop.job]
+            if stop.how == "cancel":
+                del self.jobs[stop.job]
         for send in reply.sends or ():
             self._send(send)
         if reply.sends is None:
