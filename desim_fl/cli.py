@@ -17,7 +17,9 @@ import typer
 
 from desim_fl import __version__
 from desim_fl.cli_bench import bench
+from desim_fl.cli_compare import compare
 from desim_fl.cli_data import data
+from desim_fl.cli_export import export
 from desim_fl.cli_study import study
 from desim_fl.errors import DesimError, ScenarioError
 
@@ -49,6 +51,8 @@ PrintConfig = Annotated[bool, typer.Option("--print-config", help="Print the res
 app.add_typer(bench, name="bench")
 app.add_typer(data, name="data")
 app.command()(study)
+app.command()(compare)
+app.command()(export)
 
 
 @app.callback(invoke_without_command=True)

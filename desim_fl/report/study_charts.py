@@ -205,6 +205,35 @@ def curves(study: StudyFolder, measure: str, *, against: str) -> Figure:
     return Figure(f"curves-{measure}-{against}", heading, lead, chart, {name: Numbers(heading, shown, {})}, wide=True)
 
 
+def staleness(rows: pl.DataFrame) -> Figure:
+    """Draw which share of the updates arrived with each staleness, by run (``variant, staleness, share``)."""
+    heading = "How many versions the model had moved on"
+    if rows.is_empty():
+        return Figure("staleness", heading, "No update arrived, so there is no staleness.")
+    labels = rows["variant"].unique(maintain_order=True).to_list()
+    chart = (
+        alt.Chart(named("staleness"))
+        .mark_line(point=alt.OverlayMarkDef(size=40), strokeWidth=1.5)
+        .encode(
+            x=alt.X("staleness:Q", title="Staleness (versions)", axis=alt.Axis(tickMinStep=1)),
+            y=alt.Y("share:Q", title=None, axis=alt.Axis(format=".0%")),
+            color=alt.Color("variant:N", title=None, sort=labels),
+            strokeDash=alt.StrokeDash("variant:N", legend=None, sort=labels),
+            tooltip=[
+                alt.Tooltip("variant:N", title="Run"),
+                alt.Tooltip("staleness:Q", title="Staleness"),
+                alt.Tooltip("share:Q", title="Share of updates", format=".2%"),
+            ],
+        )
+        .properties(height=240)
+    )
+    headings = {"variant": "Run", "staleness": "Staleness (versions)", "share": "Share of updates"}
+    numbers = {"staleness": Numbers(heading, rows, headings)}
+    return Figure(
+        "staleness", heading, "Share of the updates that arrived with each staleness.", chart, numbers, wide=True
+    )
+
+
 def _series(rows: pl.DataFrame) -> Sequence[pl.DataFrame]:
     return rows.partition_by("variant", "seed", maintain_order=True)
 

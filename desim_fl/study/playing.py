@@ -104,7 +104,7 @@ def _row(found: dict[str, Any], session: Session | None, evaluations: list[Evalu
         "error": found["error"],
         **hashes,
         "reuse": found.get("reuse"),
-        "fairness": _jain(arrivals, people),
+        "fairness": jain(arrivals, people),
         "summary": summary,
         "curve": [
             [e.ticks, e.version, e.updates, score.split, finite(score.loss), finite(score.accuracy)]
@@ -114,7 +114,7 @@ def _row(found: dict[str, Any], session: Session | None, evaluations: list[Evalu
     }
 
 
-def _jain(arrivals: list[int], clients: int) -> float | None:
+def jain(arrivals: list[int], clients: int) -> float | None:
     """Jain's fairness index of updates over all clients: 1 = all alike, 1/N = one alone (Jain, Chiu, Hawe 1984)."""
     squares = sum(count * count for count in arrivals)
     return sum(arrivals) ** 2 / (clients * squares) if squares else None
