@@ -178,13 +178,13 @@ class Loops:
 class Executing:
     """Jobs through one of desim-fl's executors, without engine, log or reuse.
 
-    ``warm`` are jobs to be done before it is measured: so many come before batched steps are recorded.
+    ``warm`` are jobs to be done before it is measured: so many come before steps are recorded.
     """
 
     executor: Any
     task: Any
     done: int = 0
-    warm: int = 0
+    warm: int = 8
 
     def work(self, jobs: int) -> int:
         """Submit and collect ``jobs`` jobs."""
@@ -247,7 +247,7 @@ def _vmap(model: str) -> Executing:
 
     task = _task(model)
     executor = VmapExecutor(task, VMAP_WIDTH, cores())
-    return Executing(executor, task, warm=0 if executor.batched is None else 4 * VMAP_WIDTH * cores())
+    return Executing(executor, task, warm=8 if executor.batched is None else 4 * VMAP_WIDTH * cores())
 
 
 def sides(*, ray: bool = False) -> dict[str, Callable[[str], Any]]:

@@ -1,4 +1,4 @@
-"""The bench's client jobs done by pfl-research (Apple's simulator, on PyPI as ``pfl``), where that is installed.
+"""The bench's client jobs done by pfl-research (Apple's simulator, the package ``pfl``), where that is installed.
 
 Each process is a simulation of its own with one user a job, the model's default local SGD, federated averaging and no
 evaluation: less than a whole simulation does, which also joins the processes' results.

@@ -13,8 +13,16 @@ from training_world import blob_task, equal_buffers
 from desim_fl.executors.choice import Wish, choose
 from desim_fl.executors.inline import InlineExecutor
 from desim_fl.executors.lanes import HandError, Lanes
+from desim_fl.executors.packing import packed, unpacked
 from desim_fl.executors.vmap import VmapExecutor
 from desim_fl.learning import trial
+
+
+class Wired(InlineExecutor):
+    """Outcomes come back as they do from another process."""
+
+    def collect(self, job, steps):
+        return unpacked(packed(super().collect(job, steps)))
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +52,7 @@ def test_what_a_job_held_comes_back_as_the_same_thing():
     """Under FedBN buffers stay as they were, and are not sent back; a client's own are."""
     task = blob_task(NormNet, buffers="local")
     lanes = Lanes(task, trial.examine(task).traits, 2)
-    lanes._pool = InlineExecutor(lanes._pool.task)
+    lanes._pool = Wired(lanes._pool.task)
     jobs = [(job._replace(memory={"buffers": job.buffers}), steps) for job, steps in jobs_of(task, 10)]
     right, found = batched(task).train(jobs), lanes.train(jobs)
     for one, other, (job, _) in zip(right, found, jobs, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -247,7 +248,7 @@ def test_writing_beside_training_loses_nothing_and_is_bounded(tmp_path, monkeypa
     """What is on its way is found; at most sixteen contents are; when the executor is closed all are on the disk."""
     store, gate, most = Store(tmp_path, 10**9), threading.Event(), []
     really = store.put
-    monkeypatch.setattr(store, "put", lambda key, content: (gate.wait(10), really(key, content)))
+    monkeypatch.setattr(store, "put", lambda key, content: (gate.wait(10), time.sleep(0.005), really(key, content)))
     behind = Behind(store)
     for number in range(16):
         behind.put(f"{number:064x}", bytes([number]))
