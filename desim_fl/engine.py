@@ -96,8 +96,8 @@ class Engine:
         self._submit = None if idle else world.executor.submit
         self._attended = not idle  # whether anybody wants to know of landings
         self._arrival, self._loss = [self._on_arrival], [self.on_loss]  # handlers, for all flights
-        self._traffic = None if world.shared is None else Traffic(self)  # where transfers share links
-        self._recalls = Recalls(self, self._traffic)
+        self.traffic = None if world.shared is None else Traffic(self)  # where transfers share links
+        self._recalls = Recalls(self, self.traffic)
         log.tally = self._tally
 
     def _tally(self, batch: Batch) -> None:
@@ -384,8 +384,8 @@ class Engine:
         number = self.ledger.dispatched
         self.ledger.dispatched = number + 1
         job = new(Job, (number, client, nth, base, params, buffers, work, extra, self._memories.get(client), tag))
-        if self._traffic is not None:
-            ends = self._traffic.set_out(job, trip)
+        if self.traffic is not None:
+            ends = self.traffic.set_out(job, trip)
             if self._submit is not None:
                 self._submit(job, ends)
             return

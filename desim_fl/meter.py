@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import NamedTuple
 
 from desim_fl.sharing import FINE, Link
@@ -14,7 +15,7 @@ class Span(NamedTuple):
     """One link (branch ``None`` = the root) from ``start`` to ``stop`` ticks.
 
     ``work`` are millionths of a bit carried, ``busy`` ticks with a transfer in flight, ``full`` ticks at capacity; whole
-    numbers, rounded down.
+    numbers that add up to the total rounded down. ``work_before`` is what was carried before the span.
     """
 
     branch: int | None
@@ -23,6 +24,7 @@ class Span(NamedTuple):
     work: int
     busy: int
     full: int
+    work_before: int
 
 
 class Meter:
@@ -39,7 +41,7 @@ class Meter:
         """Add a stretch of constant rates (see :class:`desim_fl.sharing.Link`)."""
         while -(-end // self._span) > SPANS:
             self._double()
-        while len(self._work[0]) * self._span < end:
+        while len(self._work[0]) * self._span < end or not self._work[0]:
             for rows in (self._work, self._busy, self._full):
                 for row in rows:
                     row.append(0)
@@ -47,6 +49,10 @@ class Meter:
         branches = link.branches  # pyright: ignore[reportOptionalMemberAccess]
         works = [sum(carried), *carried]
         fulls = [link.full, *(branch.full for branch in branches)]  # pyright: ignore[reportOptionalMemberAccess]
+        if begin == end:
+            for row, work in enumerate(works):
+                self._work[row][min(first, len(self._work[row]) - 1)] += work
+            return
         busy = [True, *(branch.transfers > 0 for branch in branches)]
         for place in range(first, -(-end // span)):
             part = min(end, (place + 1) * span) - max(begin, place * span)
@@ -72,10 +78,17 @@ class Meter:
                 None if row == 0 else row - 1,
                 place * length,
                 max(place * length, min((place + 1) * length, until)),
-                self._work[row][place] >> FINE,
-                self._busy[row][place] >> FINE,
-                self._full[row][place] >> FINE,
+                works[place + 1] - works[place],
+                busy[place + 1] - busy[place],
+                full[place + 1] - full[place],
+                works[place],
             )
             for row in range(len(self._work))
+            for works, busy, full in [[_upto(rows[row]) for rows in (self._work, self._busy, self._full)]]
             for place in range(len(self._work[row]))
         ]
+
+
+def _upto(row: list[int]) -> list[int]:
+    """Totals before each span and after the last, rounded down."""
+    return [total >> FINE for total in accumulate(row, initial=0)]

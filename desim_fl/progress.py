@@ -104,6 +104,7 @@ def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
         "jobs in flight (time average)": _number(facts["mean_in_flight"]),
         "client time by leg": ", ".join(f"{leg} {duration_text(seconds)}" for leg, seconds in legs.items()),
         "bytes down, up": f"{bytes_text(facts['bytes_down'])}, {bytes_text(facts['bytes_up'])}",
+        **_links(facts),
         **_charges(facts),
         "stopped by": facts["stop"],
         "timeline_sha256": manifest["timeline_sha256"],
@@ -113,6 +114,18 @@ def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
         console.print(f"{name:{width}}{value}", markup=False)
     if folder is not None:
         console.print(f"report: {folder / 'report.html'}", markup=False)
+
+
+def _links(facts: dict[str, Any]) -> dict[str, str]:
+    """How busy the links are that transfers share; nothing where there is none."""
+
+    def shown(share: float | None) -> str:
+        return "-" if share is None else f"{share:.1%}"
+
+    return {
+        f"server {name}": f"used {shown(use['utilisation'])}, busy {shown(use['busy'])} of the time, full {shown(use['full'])}"
+        for name, use in facts.get("links", {}).items()
+    }
 
 
 def _charges(facts: dict[str, Any]) -> dict[str, str]:

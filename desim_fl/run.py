@@ -157,8 +157,19 @@ def summary(session: Session) -> dict[str, Any]:
         "updates_a_client": spread(usage.arrivals, people),
         **time_summary(usage.total(), session.ticks, people, ledger.arrived),
         **built.tariff.of(usage.columns(), session.ticks).summary(),
+        **_links(session),
         "stop": engine.why,
     }
+
+
+def _links(session: Session) -> dict[str, Any]:
+    """How much the server's link was used, where transfers share it."""
+    if session.engine.traffic is None:
+        return {}
+    from desim_fl import link_usage  # noqa: PLC0415  (only these runs need tables for their summary)
+
+    links = link_usage.table(session.engine.traffic.roads, session.ticks)
+    return {"links": link_usage.summary(links, session.ticks / 1e6)}
 
 
 def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
@@ -329,14 +340,20 @@ def _write(session: Session, folder: Path) -> None:
 
 def _products(session: Session, folder: Path) -> dict[str, Callable[[], Any]]:
     """What a run directory gets at the end, in order; the model before the manifest, the report after it."""
-    from desim_fl import report, rundir  # noqa: PLC0415
+    from desim_fl import link_usage, report, rundir  # noqa: PLC0415
 
     built = session.built
 
     def model() -> str | None:
         return None if built.task is None else rundir.save_model(folder, built.task.tensors(session.engine.model))
 
+    def links() -> None:
+        if session.engine.traffic is not None:
+            links = link_usage.table(session.engine.traffic.roads, session.ticks)
+            rundir.write_table(folder / "links.parquet", links)
+
     return {
+        "links": links,
         "metrics": lambda: rundir.write_table(folder / "metrics.parquet", rundir.metrics(session.evaluations)),
         "clients": lambda: rundir.write_table(
             folder / "clients.parquet", rundir.clients(built, session.engine.usage, session.ticks)

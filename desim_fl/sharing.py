@@ -110,7 +110,8 @@ class Link:
     """A shared link; ``capacities`` are those of its branches; ids are unique among the transfers in flight.
 
     From call to call ticks never go back. ``watch`` is told of every stretch of time with constant rates in which
-    something was in flight: beginning and end in 2^-64 ticks, and the work that each branch carried.
+    something was in flight: beginning and end in 2^-64 ticks (equal for what ends at once), and the work that each branch
+    carried.
     """
 
     def __init__(
@@ -139,6 +140,8 @@ class Link:
         where = self.branches[branch]
         if not work or (cap is None and where.capacity is None and self.capacity is None):
             self.ended.append((number, self._now))
+            if self._watch is not None:
+                self._watch(self._now, self._now, [work << FINE if mine is where else 0 for mine in self.branches])
         else:
             self._enter(number, work << FINE, UNCAPPED if cap is None else cap, where)
 

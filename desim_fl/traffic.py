@@ -132,7 +132,7 @@ class Traffic:
     def _enter(self, road: Road | None, flying: Underway, size: int) -> None:
         """Begin a transfer; where the direction is not shared, the leg ends here."""
         now, job = int(self._env.now), flying.job
-        flying.due = None
+        flying.due, self._engine.now = None, now
         if road is None:
             self._through(flying, now)
             return
@@ -155,7 +155,7 @@ class Traffic:
         road, tick = event.subject
         if event is not road.alarm:
             return
-        road.alarm = None
+        road.alarm, self._engine.now = None, tick
         for number in road.link.take(tick):
             flying = road.on_it.pop(number, None)
             if flying is not None:

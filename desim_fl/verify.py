@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from desim_fl import eventlog, recount, rundir, tables
+from desim_fl import eventlog, link_usage, recount, rundir, tables
 from desim_fl.errors import RunDirectoryError, ScenarioError
 from desim_fl.laws import Audit, Row
 from desim_fl.population import partition_sha256
@@ -18,6 +18,8 @@ from desim_fl.scenario import load
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from desim_fl.scenario import Scenario
 
 _FIELDS = list(Row._fields)
 _MOST = 20
@@ -158,10 +160,28 @@ def _recounted(folder: Path, manifest: dict[str, Any], events: pl.DataFrame, tic
         if not recount.same(summary.get(name), value):
             yield f"the manifest says {name} = {summary.get(name)}, the tables give {value}"
     scenario = load(folder / "scenario.toml")
+    yield from _link_faults(folder, scenario, summary, events, ticks)
     yield from recount.bill_faults(table, summary, scenario.clients, ticks)
     for name, value in (("seed", scenario.run.seed), ("scenario_name", scenario.name)):
         if manifest.get(name) != value:
             yield f"the manifest says {name} = {manifest.get(name)}, the scenario {value}"
+
+
+def _link_faults(
+    folder: Path, scenario: Scenario, summary: dict[str, Any], events: pl.DataFrame, ticks: int
+) -> Iterator[str]:
+    """Check the table ``links``, which there is where transfers share some."""
+    network = scenario.network
+    shared = [name for name, holds in (("egress", network.shares_down), ("ingress", network.shares_up)) if holds]
+    if not shared:
+        return
+    links = tables.parquet(folder / "links.parquet")
+    if list(links.schema.items()) != list(link_usage.SCHEMA.items()):
+        yield "the table links does not have the schema that this version writes"
+        return
+    yield from link_usage.faults(links, events, shared, ticks)
+    if not recount.same(summary.get("links"), found := link_usage.summary(links, ticks / 1e6)):
+        yield f"the manifest says links = {summary.get('links')}, the tables give {found}"
 
 
 def _last_scores(folder: Path) -> dict[str, float | None]:
@@ -184,7 +204,8 @@ def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -
             if name != "wall_s" and not recount.same(manifest["summary"].get(name), value):
                 yield f"summary.{name}: this run has {manifest['summary'].get(name)}, the rerun {value}"
         yield from _first_difference("events", events, _events(again))
-        for name in ("metrics", "clients", "partition"):
+        shared = ["links"] if (folder / "links.parquet").exists() else []
+        for name in ("metrics", "clients", "partition", *shared):
             before, after = (tables.parquet(place / f"{name}.parquet") for place in (folder, again))
             yield from _first_difference(name, before, after)
 
