@@ -95,8 +95,11 @@ def _moved(events: pl.DataFrame, name: str) -> tuple[int, int]:
     sizes = events.filter(kinds == "dispatch").select("job", "bytes")
     done = events.filter(kinds == ("downloaded" if name == "egress" else "arrive"))
     if name == "egress":
-        through = sizes.join(done.select("job"), on="job")["bytes"].sum()
-        return through, sizes["bytes"].sum() - through
+        through = _sum(sizes.join(done.select("job"), on="job"))
+        return through, _sum(sizes) - through
     begun = len(events.filter(kinds == "computed")) - len(done)
-    largest = max(done["bytes"].max() or 0, sizes["bytes"].max() or 0)  # pyright: ignore[reportArgumentType, reportOperatorIssue]
-    return done["bytes"].sum(), begun * int(largest)  # pyright: ignore[reportArgumentType]
+    return _sum(done), begun * max([0, *done["bytes"].to_list(), *sizes["bytes"].to_list()])
+
+
+def _sum(table: pl.DataFrame) -> int:
+    return int(table["bytes"].sum())
