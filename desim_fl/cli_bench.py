@@ -65,6 +65,9 @@ def reuse(
         typer.echo(measure.table(found))
 
 
+_LINK_EVENTS = 10_000  # in each turn
+
+
 @bench.command("plan")
 def bench_plan(
     *,
@@ -72,12 +75,16 @@ def bench_plan(
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs in each turn.")] = 100_000,
     as_json: AsJson = False,
 ) -> None:
-    """Compare timing-only runs, event log written, with bare SimPy; and what a million clients and long delays cost."""
+    """Compare timing-only runs, event log written, with bare SimPy; and what a million clients, long delays and shared links cost."""
+    from desim_fl import bench_links  # noqa: PLC0415
     from desim_fl import bench_plan as measure  # noqa: PLC0415  (simpy is not needed to print help)
 
     figures = measure.plan(jobs, repeats)
     megabytes = measure.peak_megabytes(jobs)
+    shared = bench_links.links(min(jobs, _LINK_EVENTS), repeats)
     if as_json:
-        typer.echo(json.dumps(measure.result(jobs, figures, megabytes)))
+        links = [{"side": each.side, "us_an_event": each.rates, "mean": each.mean, "sd": each.sd} for each in shared]
+        typer.echo(json.dumps({**measure.result(jobs, figures, megabytes), "links": links}))
     else:
         typer.echo(measure.table(jobs, figures, megabytes))
+        typer.echo(bench_links.table(shared))

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import polars as pl
 import pytest
 from worlds import FloatExecutor, Plain, S, ScriptedTrips, play
@@ -16,6 +19,7 @@ from desim_fl.scenario import load
 from desim_fl.verify import verify
 from desim_fl.world import StopRules
 
+ROOT = Path(__file__).resolve().parent.parent
 EQUAL = """
 [data]
 name = "quadratic"
@@ -270,3 +274,16 @@ def test_runs_without_shared_links_say_nothing_of_them(tmp_path):
     path, manifest = scenarios.played(tmp_path, scenarios.QUADRATIC, "run.max_updates=5", timing_only=True)
     assert not (path / "links.parquet").exists()
     assert "links" not in manifest["summary"]
+
+
+def test_the_documented_table_is_what_plan_says():
+    """Each row of docs/links.md is a plan of the scenario shipped with it."""
+    text = (ROOT / "desim_fl" / "docs" / "links.md").read_text()
+    rows = re.findall(r"^\| (\d+) \| ([\d.]+) \| ([\d.]+)% \| ([\d.]+)% \| (\d+), (\d+) \|$", text, flags=re.MULTILINE)
+    assert len(rows) == 4
+    for mbps, *said in rows[-2:]:
+        scenario = load(ROOT / "scenarios" / "saturated_server.toml", [f"network.server_ingress_mbps={mbps}"])
+        summary = execute(scenario, None, timing_only=True)["summary"]
+        use, staleness = summary["links"]["ingress"], summary["staleness"]
+        found = [f"{summary['updates_a_second']:.2f}", f"{use['utilisation']:.1%}"[:-1], f"{use['full']:.1%}"[:-1]]
+        assert [*found, str(staleness["p99"]), str(staleness["max"])] == said

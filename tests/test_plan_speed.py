@@ -9,9 +9,10 @@ import sys
 import tracemalloc
 from collections import Counter
 
+import numpy as np
 import pytest
 
-from desim_fl import bench_plan
+from desim_fl import bench_links, bench_plan
 from desim_fl.bench_plan import Case, Figure
 from desim_fl.build import build
 from desim_fl.eventlog import ParquetSink
@@ -121,3 +122,18 @@ def test_bench_plan_prints_one_object():
     assert [figure["side"] for figure in found["jobs_per_cpu_second"]] == list(bench_plan.sides(bench_plan.CASES))
     assert all(figure["rates"][0] > 0 for figure in found["over_bare_simpy"] + found["cost"])
     assert 50 < found["peak_megabytes"] <= 400
+    assert len(found["links"]) == 2 * len(bench_links.IN_FLIGHT)
+    assert all(figure["mean"] > 0 for figure in found["links"])
+
+
+def test_the_baseline_of_shared_links_is_max_min_fair():
+    """On 12 bit/s caps of 1, 2, 9 and 9 leave 4.5 for each of the others; where the caps fit, each has its own."""
+    assert bench_links.rates(np.array([9.0, 1.0, 9.0, 2.0]), 12.0).tolist() == [4.5, 1.0, 4.5, 2.0]
+    assert bench_links.rates(np.array([1.0, 2.0]), 3.0).tolist() == [1.0, 2.0]
+
+
+def test_both_sides_of_the_links_bench_play_the_same_transfers():
+    """The same transfers are drawn every time, and each side takes some time for them."""
+    load = bench_links.Load.drawn(40, 10)
+    assert load == bench_links.Load.drawn(40, 10)
+    assert all(play(load, 10, 20) > 0 for play in bench_links.SIDES.values())
