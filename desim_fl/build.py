@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from desim_fl import closed_form, fleet, footprint, population, selection, strategies
+from desim_fl import allotment, closed_form, fleet, footprint, selection, strategies
 from desim_fl import data as holdings
 from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment, Stragglers
 from desim_fl.core import Model
-from desim_fl.draws import Purpose, stream
 from desim_fl.energy import NOTHING, Tariff
 from desim_fl.executors.null import NullExecutor
 from desim_fl.learning.batches import steps_per_epoch
@@ -26,6 +23,7 @@ from desim_fl.world import Evaluations, StopRules, World
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from desim_fl import datasets
@@ -53,13 +51,13 @@ class Built:
     tariff: Tariff = NOTHING
 
 
-def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
-    """Wire a world; with ``timing_only`` no torch is imported and nothing is trained.
+def build(scenario: Scenario, *, timing_only: bool = False, stored: allotment.Stored | None = None) -> Built:
+    """Wire a world; with ``timing_only`` no torch is imported and nothing is trained; ``stored`` is a partition to keep.
 
     Raises ``ScenarioError`` for what the scenario alone could not show (too few samples, a missing module, ...).
     """
     footprint.require(scenario, timing_only=timing_only)
-    people, validation, known = _population(scenario)
+    people, validation, known = allotment.allotted(scenario, stored)
     shape, classes = (known.shape, known.classes) if known is not None else ((), 0)
     size_bytes = _model_bytes(scenario, shape, classes)
     if not timing_only:
@@ -96,51 +94,6 @@ def build(scenario: Scenario, *, timing_only: bool = False) -> Built:
 def _options(table: Any, *without: str) -> dict[str, Any]:
     """Return the entries of a scenario table that are set, as keyword arguments."""
     return {key: value for key, value in table.model_dump(exclude_none=True).items() if key not in {"name", *without}}
-
-
-def _population(scenario: Scenario) -> tuple[Population, NDArray[np.int64] | None, datasets.Labels | None]:
-    data: Any = scenario.data
-    clients, seed = scenario.clients, scenario.run.seed
-    names = tuple(clients.names or ())
-    if data.name == "quadratic":
-        sizes = closed_form.each(data.examples_per_client, clients.count)
-        return population.sized(sizes, keys=clients.keys, names=names), None, None
-    if data.name == "least_squares":
-        return _rows(scenario, data.examples, shared=data.shared), None, None
-    known = holdings.labels(data, seed)
-    pool, validation = None, None
-    if data.validation_share:
-        rng = stream(seed, Purpose.VALIDATION, 0, 0)
-        pool, validation = population.validation_split(len(known.train), data.validation_share, rng)
-    divided = population.divide(
-        known.train,
-        seed=seed,
-        count=clients.count,
-        classes=known.classes,
-        partition=clients.partition,
-        alpha=clients.alpha,
-        min_samples=clients.min_samples,
-        pool=pool,
-        keys=clients.keys,
-        names=names,
-    )
-    return divided, validation, known
-
-
-def _rows(scenario: Scenario, examples: int, *, shared: bool) -> Population:
-    """Deal out rows without labels, or let every client have all of them."""
-    clients = scenario.clients
-    names = tuple(clients.names or ())
-    if shared:
-        return population.sized((examples,) * clients.count, keys=clients.keys, names=names)
-    labels = np.zeros(examples, np.int64)
-    return replace(
-        population.divide(
-            labels, seed=scenario.run.seed, count=clients.count, classes=1, min_samples=clients.min_samples,
-            keys=clients.keys, names=names,
-        ),
-        class_counts=None,
-    )  # fmt: skip
 
 
 # ---- virtual time

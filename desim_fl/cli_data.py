@@ -57,6 +57,43 @@ def fetch(
     _show(_read(_table(wanted, folder, args, image_size, download=True)), as_json=as_json)
 
 
+@data.command()
+def partition(
+    scenario: Annotated[Path, typer.Argument(help="Scenario file (TOML).", show_default=False)],
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override one key; repeatable.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", help="Write the chart: .html, .png or .svg; or the map itself: .csv, .parquet."),
+    ] = None,
+    *,
+    as_json: AsJson = False,
+) -> None:
+    """Show who would hold which classes, without training anything."""
+    from desim_fl.allotment import allotted  # noqa: PLC0415  (numpy is not needed to print help)
+    from desim_fl.scenario import load  # noqa: PLC0415
+
+    loaded = load(scenario, overrides or [])
+    found = allotted(loaded)
+    people = found.people
+    if out is not None:
+        from desim_fl.report import preview  # noqa: PLC0415  (altair is not needed to print help)
+
+        preview.write(out, people, found.validation)
+    counts = None if people.class_counts is None else people.class_counts.tolist()
+    if as_json:
+        facts = {"partition_sha256": people.sha256(), "sizes": list(people.sizes), "class_counts": counts}
+        typer.echo(json.dumps(facts))
+        return
+    for client in range(min(len(people), 50)):
+        told = "" if counts is None else "  " + " ".join(f"{number:5d}" for number in counts[client][:20])
+        typer.echo(f"{people.name(client):16.16} {people.sizes[client]:7,d}{told}")
+    if len(people) > 50:  # noqa: PLR2004
+        typer.echo(f"... and {len(people) - 50:,} clients more")
+    typer.echo(f"partition_sha256 {people.sha256()}")
+
+
 def _table(wanted: str, folder: str, args: str, image_size: int | None, *, download: bool) -> Any:
     """Return the ``[data]`` that is meant: a scenario's, or one of this name."""
     from desim_fl.scenario import load  # noqa: PLC0415  (pydantic is not needed to print help)

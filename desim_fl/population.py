@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from desim_fl import partitions
 from desim_fl.draws import Purpose, stream
 from desim_fl.errors import LawError, ScenarioError
 
@@ -70,6 +71,8 @@ def divide(
     classes: int,
     partition: str = "iid",
     alpha: float | None = None,
+    per_client: int | None = None,
+    table: tuple[Indices, Indices] | None = None,
     min_samples: int = 1,
     pool: Indices | None = None,
     keys: Sequence[int] | None = None,
@@ -78,24 +81,81 @@ def divide(
     """Divide labelled training samples among ``count`` clients.
 
     ``labels`` are those of all training samples, ``pool`` the sample numbers that may be handed out (``None`` = all;
-    the rest is the validation part). Part r of the partition goes to the client with the r-th smallest key. Raises
-    ScenarioError where the samples do not suffice.
+    the rest is the validation part). ``per_client`` classes go to each client with "shards"; ``table`` is the map, sample
+    and client numbers, with "map". Part r of a partition that is drawn goes to the client with the r-th smallest key.
+    Raises ScenarioError where the samples do not suffice.
     """
     labels = np.asarray(labels, np.int64)
     pool = np.arange(labels.size) if pool is None else pool
     rng = stream(seed, Purpose.PARTITION, 0, 0)
-    if partition == "iid":
-        drawn = iid(pool.size, count, min_samples, rng)
-    elif partition == "dirichlet" and alpha is not None:
-        drawn = dirichlet(labels[pool], count, alpha, min_samples, rng)
-    else:
-        raise ScenarioError(
-            f"clients: partition = {partition!r} with alpha = {alpha!r}; use iid, or dirichlet and alpha"
-        )
     owners = _keys(keys, count)
-    parts = tuple(pool[part] for part in by_key(drawn, owners))
+    if partition == "map" and table is not None:
+        parts = partitions.mapped(*table, count, pool, labels.size)
+        partitions.check_least(
+            [len(part) for part in parts], min_samples, "give it some in the map, or lower min_samples"
+        )
+    else:
+        drawn = _drawn(labels[pool], count, partition, min_samples, rng, alpha=alpha, per_client=per_client)
+        parts = tuple(pool[part] for part in by_key(drawn, owners))
     counts = class_counts(labels, parts, classes)
     return Population(owners, tuple(names), parts, tuple(len(part) for part in parts), counts)
+
+
+def _drawn(
+    labels: Indices,
+    count: int,
+    partition: str,
+    min_samples: int,
+    rng: np.random.Generator,
+    *,
+    alpha: float | None,
+    per_client: int | None,
+) -> tuple[Indices, ...]:
+    """Draw a partition by its name."""
+    if partition == "iid":
+        return iid(labels.size, count, min_samples, rng)
+    if partition == "dirichlet" and alpha is not None:
+        return dirichlet(labels, count, alpha, min_samples, rng)
+    if partition == "dirichlet_sizes" and alpha is not None:
+        return dirichlet_sizes(labels.size, count, alpha, min_samples, rng)
+    if partition == "shards" and per_client is not None:
+        return shards(labels, count, per_client, min_samples, rng)
+    raise ScenarioError(
+        f"clients: partition = {partition!r} with alpha = {alpha!r}, classes_per_client = {per_client!r}; use iid, "
+        "dirichlet or dirichlet_sizes and alpha, shards and classes_per_client, or map and a map"
+    )
+
+
+def dirichlet_sizes(
+    total: int, count: int, alpha: float, min_samples: int, rng: np.random.Generator
+) -> tuple[Indices, ...]:
+    """Deal ``total`` samples out at random in parts whose shares are symmetric Dirichlet(alpha): alike, but unequal.
+
+    Clients below ``min_samples`` are filled up from the largest ones. Raises ScenarioError as :func:`dirichlet`.
+    """
+    _check_feasible(total, count, min_samples)
+    _check_alpha(alpha)
+    owner = partitions.sized(total, _shares(alpha, (1, count), rng)[0], rng)
+    return _parts(_filled_up(owner, count, min_samples, rng), count)
+
+
+def shards(
+    labels: ArrayLike, count: int, per_client: int, min_samples: int, rng: np.random.Generator
+) -> tuple[Indices, ...]:
+    """Give each client samples of ``per_client`` classes; see :func:`desim_fl.partitions.shards`.
+
+    Raises ScenarioError where somebody would have fewer than ``min_samples``: filling up would bring other classes in.
+    """
+    labels = np.asarray(labels)
+    _check_feasible(labels.size, count, min_samples)
+    parts = _parts(partitions.shards(labels, count, per_client, rng), count)
+    partitions.check_least([len(part) for part in parts], min_samples, "lower min_samples, or raise classes_per_client")
+    return parts
+
+
+def _check_alpha(alpha: float) -> None:
+    if not _ALPHAS[0] <= alpha <= _ALPHAS[1]:  # NaN fails, too
+        raise ScenarioError(f"clients: alpha = {alpha!r} cannot be; it must be finite and greater than 0 (0.5, say)")
 
 
 def iid(total: int, count: int, min_samples: int, rng: np.random.Generator) -> tuple[Indices, ...]:
@@ -118,8 +178,7 @@ def dirichlet(
     """
     labels = np.asarray(labels)
     _check_feasible(labels.size, count, min_samples)
-    if not _ALPHAS[0] <= alpha <= _ALPHAS[1]:  # NaN fails, too
-        raise ScenarioError(f"clients: alpha = {alpha!r} cannot be; it must be finite and greater than 0 (0.5, say)")
+    _check_alpha(alpha)
     _, classes, totals = np.unique(labels, return_inverse=True, return_counts=True)
     shuffled = rng.permutation(labels.size)
     by_class = shuffled[np.argsort(classes[shuffled], kind="stable")]

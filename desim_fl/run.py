@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+    from desim_fl.allotment import Stored
     from desim_fl.checkpointing import Saved
     from desim_fl.engine import Engine
     from desim_fl.evaluation import Evaluation
@@ -235,13 +236,16 @@ def execute(
     *,
     timing_only: bool = False,
     watch: Callable[[Session], None] | None = None,
+    stored: Stored | None = None,
 ) -> dict[str, Any]:
     """Play a scenario and write its run directory (``folder = None``: nothing is written); returns the manifest.
+
+    ``stored`` is a partition to keep instead of drawing one.
 
     Raises ``ScenarioError`` before anything is written, ``RunDirectoryError`` where the directory is taken, and
     ``RunError`` for a failure on the way, after writing everything that was computed, with status "failed".
     """
-    built = build(scenario, timing_only=timing_only)
+    built = build(scenario, timing_only=timing_only, stored=stored)
     if folder is None:
         session = Session(built, None)
         session.play(watch)
@@ -270,7 +274,8 @@ def resume(
         if known is not None and rundir.complete(known):
             return known, ["the run is finished already"]
         written, scenario = _resumable(folder, overrides)
-        built = build(scenario, timing_only=bool(known and known.get("timing_only")))
+        stored = rundir.stored_partition(folder)
+        built = build(scenario, timing_only=bool(known and known.get("timing_only")), stored=stored)
         built = replace(built, scenario=written)
         device = str(getattr(built.task, "device", "cpu"))
         try:

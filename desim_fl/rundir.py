@@ -13,8 +13,10 @@ import numpy as np
 import polars as pl
 
 from desim_fl import durable
+from desim_fl.allotment import Stored
 from desim_fl.devices import JOB, SAMPLE, STEP
 from desim_fl.errors import RunDirectoryError
+from desim_fl.population import partition_sha256
 from desim_fl.usage import LEGS
 
 if TYPE_CHECKING:
@@ -289,10 +291,35 @@ def clients(built: Built, usage: Usage, ticks: int) -> pl.DataFrame:
 
 
 def partition(built: Built) -> pl.DataFrame:
-    """Make the table ``partition``: which training sample belongs to which client."""
-    owners = [client for client, part in enumerate(built.population.parts) for _ in range(len(part))]
-    indices = [index for part in built.population.parts for index in part.tolist()]
-    return pl.DataFrame({"client": owners, "index": indices}, schema=PARTITION_SCHEMA)
+    """Make the table ``partition``: which training sample belongs to which client; -1 is the validation part."""
+    parts: list[Any] = list(enumerate(built.population.parts))
+    if built.validation is not None:
+        parts.append((-1, built.validation))
+    owners = [np.full(len(part), client, np.int64) for client, part in parts]
+    columns = [np.concatenate(column) if column else [] for column in (owners, [part for _, part in parts])]
+    return pl.DataFrame(dict(zip(PARTITION_SCHEMA, columns, strict=True)), schema=PARTITION_SCHEMA)
+
+
+def stored_partition(folder: Path) -> Stored | None:
+    """Read the partition of a run back, so that nothing has to be drawn again; ``None`` where there is none.
+
+    Raises ``RunDirectoryError`` where it is not the one that the manifest names.
+    """
+    path, known = folder / "partition.parquet", known_manifest(folder)
+    if not path.is_file() or known is None:
+        return None
+    try:
+        table = pl.read_parquet(path)
+        owners, indices = table["client"].to_numpy(), table["index"].to_numpy()
+    except (pl.exceptions.PolarsError, OSError, TypeError) as error:
+        raise RunDirectoryError(f"{path} cannot be read: {error}") from error
+    if not len(owners):
+        return None
+    parts = tuple(indices[owners == client] for client in range(int(owners.max()) + 1))
+    if partition_sha256(parts) != known.get("partition_sha256"):
+        raise RunDirectoryError(f"{path} is not the partition that the run began with")
+    held = indices[owners == -1]
+    return Stored(parts, held if len(held) else None)
 
 
 def save_model(folder: Path, tensors: Mapping[str, Any]) -> str:

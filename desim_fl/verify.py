@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from desim_fl import eventlog, link_usage, recount, rundir, tables
+from desim_fl import allotment, eventlog, link_usage, recount, rundir, tables
 from desim_fl.errors import RunDirectoryError, ScenarioError
 from desim_fl.laws import Audit, Row
 from desim_fl.population import partition_sha256
-from desim_fl.run import FINISHED, execute, finite
+from desim_fl.run import FINISHED, execute, finite, versions
 from desim_fl.scenario import load
 
 if TYPE_CHECKING:
@@ -194,9 +194,16 @@ def _last_scores(folder: Path) -> dict[str, float | None]:
 def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
     """Play the resolved scenario again and compare everything but wall facts."""
     scenario = load(folder / "scenario.toml", ["executor.reuse=false"])  # to train again is the point
+    stored = rundir.stored_partition(folder)
+    if stored is not None and (redrawn := allotment.allotted(scenario).people.sha256()) != manifest["partition_sha256"]:
+        mine, theirs = (facts.get("numpy") for facts in (versions(), manifest.get("versions", {})))
+        yield (
+            f"partition: drawn anew it would be another one ({redrawn[:12]}...), with NumPy {mine}, than the run's, with NumPy "
+            f"{theirs}; what follows keeps the run's own"
+        )
     with tempfile.TemporaryDirectory() as space:
         again = Path(space) / "again"
-        fresh = execute(scenario, again, timing_only=bool(manifest.get("timing_only")))
+        fresh = execute(scenario, again, timing_only=bool(manifest.get("timing_only")), stored=stored)
         for name in ("partition_sha256", "timeline_sha256", "model_sha256", "data", "status"):
             if manifest.get(name) != fresh[name]:
                 yield f"{name}: this run has {manifest.get(name)}, the rerun {fresh[name]}"

@@ -213,7 +213,7 @@ def test_a_pool_keeps_the_validation_part_out():
 def test_a_partition_that_is_not_known_is_refused():
     """An unknown name, or dirichlet without its alpha."""
     for partition in ("dirichlett", "dirichlet"):
-        with pytest.raises(ScenarioError, match="use iid, or dirichlet and alpha"):
+        with pytest.raises(ScenarioError, match="use iid, dirichlet or"):
             divide([0, 1], seed=0, count=1, classes=2, partition=partition)
 
 

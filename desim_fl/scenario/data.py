@@ -13,6 +13,7 @@ from desim_fl.scenario.table import (
     Args,
     Count,
     CustomName,
+    FileName,
     Number,
     PartShare,
     Table,
@@ -103,8 +104,7 @@ class LeastSquares(Table):
 
 
 FOLDER = "ImageFolder"
-Path = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
-Folder = Annotated[Path, Field(description="Folder with the files; relative to the working folder.")]
+Folder = Annotated[FileName, Field(description="Folder with the files; relative to the working folder.")]
 ImageSide = Annotated[int, Field(ge=1, le=4096)]
 Resized = Annotated[
     ImageSide | None,
@@ -169,7 +169,7 @@ class ArrayFile(Stored):
     """A file of arrays: .npz, or Parquet with one row a sample."""
 
     name: Literal["file"] = Field(default="file", description="A .npz or Parquet file with images and labels.")
-    path: Path = Field(
+    path: FileName = Field(
         description="The file. .npz: train_images, train_labels, test_images, test_labels, or images and labels. "
         "Parquet: columns label, image (encoded or numbers), and split if it has a test part."
     )

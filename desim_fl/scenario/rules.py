@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from desim_fl.scenario.world import Clients, Network
 
 ARGS_DEPTH = 16
+PARTITION_KEYS = {"alpha": ("dirichlet", "dirichlet_sizes"), "classes_per_client": ("shards",), "map": ("map",)}
 CLOSED_FORM = (*BY_DATA.values(), "logistic")
 SHOWN = 60  # characters of a value in a message
 
@@ -51,7 +52,7 @@ def key_of(loc: Loc) -> str:
 
 def _partition(data: Table, clients: Clients) -> Iterator[Problem]:
     if isinstance(data, Quadratic):
-        for key in clients.given("partition", "alpha", "min_samples"):
+        for key in clients.given("partition", *PARTITION_KEYS, "min_samples"):
             yield Problem(
                 ("clients", key),
                 f"{key} must not be given with data quadratic, where every client has its own function",
@@ -60,12 +61,14 @@ def _partition(data: Table, clients: Clients) -> Iterator[Problem]:
         return
     if isinstance(data, LeastSquares):
         yield from _rows(data, clients)
-    doubts = (("clients", "partition"), ("clients", "alpha"))
-    if clients.partition == "dirichlet" and clients.alpha is None:
-        yield Problem(("clients", "partition"), 'partition = "dirichlet" needs the key alpha', doubts)
-    if clients.partition != "dirichlet" and clients.alpha is not None:
-        text = f'alpha must not be given with partition = "{clients.partition}"; it belongs to "dirichlet"'
-        yield Problem(("clients", "alpha"), text, doubts)
+    for key, owners in PARTITION_KEYS.items():
+        doubts = (("clients", "partition"), ("clients", key))
+        if clients.partition in owners and getattr(clients, key) is None:
+            yield Problem(("clients", "partition"), f'partition = "{clients.partition}" needs the key {key}', doubts)
+        if clients.partition not in owners and getattr(clients, key) is not None:
+            names = " or ".join(f'"{owner}"' for owner in owners)
+            text = f'{key} must not be given with partition = "{clients.partition}"; it belongs to {names}'
+            yield Problem(("clients", key), text, doubts)
 
 
 def _rows(data: LeastSquares, clients: Clients) -> Iterator[Problem]:

@@ -22,6 +22,7 @@ PartShare = Annotated[float, Field(ge=0, lt=1)]
 Width = Annotated[int, Field(ge=1, le=65_536)]
 Args = dict[str, Any]
 CUSTOM = ":"  # the tag of "pkg.mod:attr" names; no built-in name holds a colon
+FileName = Annotated[str, Field(min_length=1, max_length=4096, pattern=r"^[^\x00-\x1f\x7f]+$")]
 CustomName = Annotated[
     str,
     Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*$", max_length=500),

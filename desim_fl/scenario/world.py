@@ -8,7 +8,7 @@ from pydantic import Field
 
 from desim_fl.scenario.devices import UNITS, DeviceClass
 from desim_fl.scenario.laws import ONE_BIT_A_SECOND, Bandwidth, Constant, Duration, Factor
-from desim_fl.scenario.table import CLIENT_MAX, LARGEST, Amount, Count, Positive, Share, Table
+from desim_fl.scenario.table import CLIENT_MAX, LARGEST, Amount, Count, FileName, Positive, Share, Table
 
 ClientKey = Annotated[int, Field(ge=0, lt=CLIENT_MAX)]
 ProfileName = Literal["fadas_mild", "fadas_large", "quafl", "port", "fedscale_lognormal", "safa", "boards", "phones"]
@@ -19,15 +19,25 @@ class Clients(Table):
     """Who takes part: how many, with which data, how fast."""
 
     count: int = Field(ge=1, le=CLIENT_MAX, description="Number of clients.")
-    partition: Literal["iid", "dirichlet"] = Field(
+    partition: Literal["iid", "dirichlet", "dirichlet_sizes", "shards", "map"] = Field(
         default="iid",
-        description="How the training data is dealt out: evenly at random, or with a Dirichlet mix of classes.",
+        description="How the training data is dealt out: evenly at random, with a Dirichlet mix of classes, at random in "
+        "parts of Dirichlet sizes, a few classes a client, or as a file says.",
     )
     alpha: float | None = Field(
         default=None,
         gt=0,
         le=1e9,
-        description="Dirichlet concentration; smaller is more uneven. Only with dirichlet, and there required.",
+        description="Dirichlet concentration; smaller is more uneven. Only with dirichlet and dirichlet_sizes, and there "
+        "required.",
+    )
+    classes_per_client: Count | None = Field(
+        default=None, description="How many classes each client holds. Only with shards, and there required."
+    )
+    map: FileName | None = Field(
+        default=None,
+        description="A .csv or .parquet file with columns index (training sample) and client. Only with map, and there "
+        "required.",
     )
     min_samples: Count = Field(default=1, description="Every client gets at least so many training examples.")
     profile: ProfileName | None = Field(

@@ -1,0 +1,116 @@
+"""Who holds which training samples: drawn from the seed, read from a map, or read back from a run's own table."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from desim_fl import closed_form, population
+from desim_fl import data as holdings
+from desim_fl.draws import Purpose, stream
+from desim_fl.errors import ScenarioError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from desim_fl.datasets import Labels
+    from desim_fl.population import Population
+    from desim_fl.scenario import Scenario
+
+
+class Stored(NamedTuple):
+    """A partition as a run directory holds it: each client's samples, and those of the validation part."""
+
+    parts: tuple[NDArray[np.int64], ...]
+    validation: NDArray[np.int64] | None
+
+
+class Allotment(NamedTuple):
+    """The clients with their samples, the validation part, and what is known of the data (``None`` = there is none)."""
+
+    people: Population
+    validation: NDArray[np.int64] | None
+    known: Labels | None
+
+
+def allotted(scenario: Scenario, stored: Stored | None = None) -> Allotment:
+    """Deal samples out as a scenario says; with ``stored`` as that says, without a draw.
+
+    Raises ``ScenarioError`` where samples do not suffice, or the stored partition is not of these data.
+    """
+    data: Any = scenario.data
+    clients = scenario.clients
+    names = tuple(clients.names or ())
+    if data.name == "quadratic":
+        sizes = closed_form.each(data.examples_per_client, clients.count)
+        return Allotment(population.sized(sizes, keys=clients.keys, names=names), None, None)
+    if data.name == "least_squares":
+        return Allotment(_rows(scenario, data.examples, stored, shared=data.shared), None, None)
+    known = holdings.labels(data, scenario.run.seed)
+    if stored is not None:
+        people = _as_stored(scenario, stored, known.train, known.classes)
+        return Allotment(people, stored.validation, known)
+    pool, validation = None, None
+    if data.validation_share:
+        rng = stream(scenario.run.seed, Purpose.VALIDATION, 0, 0)
+        pool, validation = population.validation_split(len(known.train), data.validation_share, rng)
+    return Allotment(_drawn(scenario, known, pool), validation, known)
+
+
+def _drawn(scenario: Scenario, known: Labels, pool: NDArray[np.int64] | None) -> Population:
+    clients = scenario.clients
+    table = None
+    if clients.partition == "map":
+        from desim_fl.datasets import mapping  # noqa: PLC0415  (imports polars)
+
+        table = mapping.read(Path(clients.map or ""))
+    return population.divide(
+        known.train,
+        seed=scenario.run.seed,
+        count=clients.count,
+        classes=known.classes,
+        partition=clients.partition,
+        alpha=clients.alpha,
+        per_client=clients.classes_per_client,
+        table=table,
+        min_samples=clients.min_samples,
+        pool=pool,
+        keys=clients.keys,
+        names=tuple(clients.names or ()),
+    )
+
+
+def _as_stored(scenario: Scenario, stored: Stored, labels: NDArray[np.int64], classes: int) -> Population:
+    """Take a stored partition as it is."""
+    clients = scenario.clients
+    indices = np.concatenate([*stored.parts, *([] if stored.validation is None else [stored.validation])])
+    if len(stored.parts) != clients.count or (indices.size and not 0 <= indices.min() <= indices.max() < len(labels)):
+        raise ScenarioError("the stored partition is not one of these clients and data")
+    return population.Population(
+        range(clients.count) if clients.keys is None else clients.keys,
+        tuple(clients.names or ()),
+        stored.parts,
+        tuple(len(part) for part in stored.parts),
+        population.class_counts(labels, stored.parts, classes),
+    )
+
+
+def _rows(scenario: Scenario, examples: int, stored: Stored | None, *, shared: bool) -> Population:
+    """Deal out rows without labels, or let every client have all of them."""
+    clients = scenario.clients
+    names = tuple(clients.names or ())
+    if shared:
+        return population.sized((examples,) * clients.count, keys=clients.keys, names=names)
+    labels = np.zeros(examples, np.int64)
+    if stored is not None:
+        return replace(_as_stored(scenario, stored, labels, 1), class_counts=None)
+    return replace(
+        population.divide(
+            labels, seed=scenario.run.seed, count=clients.count, classes=1, min_samples=clients.min_samples,
+            keys=clients.keys, names=names,
+        ),
+        class_counts=None,
+    )  # fmt: skip
