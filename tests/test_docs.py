@@ -14,6 +14,7 @@ import scenarios
 from desim_fl.cli import app
 from desim_fl.run import execute
 from desim_fl.scenario import load
+from desim_fl.study import load as load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -55,8 +56,11 @@ def test_links_in_the_documents_lead_somewhere():
 
 
 def test_every_shipped_scenario_is_sound():
-    """All files in scenarios/ load, and plan plays each one."""
+    """All files in scenarios/ load, studies with every variant; and plan plays each scenario."""
     files = sorted((ROOT / "scenarios").rglob("*.toml"))
     assert files
     for path in files:
+        if path.parent.name == "studies":
+            assert load_study(path).variants
+            continue
         assert execute(load(path), None, timing_only=True)["summary"]["updates"] > 0

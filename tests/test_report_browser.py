@@ -53,6 +53,7 @@ def check(found: dict[str, Any], width: int) -> None:
     assert found["requests"] == []
     assert found["console"] == []
     assert found["errors"] == []
+    assert found["faults"] == []
     assert found["scroll_width"] == width
     for chart in found["charts"]:
         assert chart["svgs"] == 1, chart
@@ -74,6 +75,18 @@ def test_the_page_works_offline(pages: dict[str, Path], scheme: str, width: int)
     dark = sum(int(part) for part in found["background"].removeprefix("rgb(").rstrip(")").split(",")) < 300
     assert dark == (scheme == "dark")
     assert found["axis_colour"] != found["axis_colour_after"]
+
+
+def test_tables_sort_search_and_copy(pages: dict[str, Path]) -> None:
+    """A heading sorts up, then down; the search leaves rows that hold the words; the copy is as long as the table."""
+    table = opened(pages["normal"], "light", 1200)["table"]
+    assert sorted(table["up"]) == sorted(table["before"]) == sorted(table["down"])
+    assert table["up"] == table["down"][::-1] or len(set(table["up"])) < len(table["up"])
+    assert table["up"][0] <= table["up"][-1]
+    assert table["left"]
+    assert all(table["wanted"] in row for row in table["left"])
+    assert table["copied"] > len("".join(table["before"]))
+    assert table["said"] in {"Copied", "Copy as CSV"}
 
 
 @pytest.mark.parametrize("name", ["diverged", "quadratic", "plan"])

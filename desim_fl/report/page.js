@@ -49,6 +49,11 @@
       actions: false, ast: true, config: theme, defaultStyle: false, mode: "vega-lite", renderer: "svg",
       tooltip: { disableDefaultStyle: true },
     }));
+    // Vega gives the role of a symbol to groups that have no name of their own; the chart has one, and a table of numbers.
+    for (const group of place.querySelectorAll('svg [role="graphics-symbol"]:not([aria-label])')) {
+      group.removeAttribute("role");
+      group.removeAttribute("aria-roledescription");
+    }
     return Number(place.querySelector("svg").getAttribute("width"));
   }
 

@@ -1,5 +1,6 @@
 // Opens a page in Chromium without a network and prints what happened as one JSON object.
 // Usage: node check.mjs CHROMIUM FILE SCHEME WIDTH [SCREENSHOT]
+import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 
@@ -33,6 +34,8 @@ try {
     found.background = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
     found.axis_colour = await page.evaluate(() => getComputedStyle(document.querySelector(".role-axis-label text")).fill);
     if (screenshot) await page.screenshot({ path: screenshot, fullPage: true });
+    await tables(page);
+    await audit(page);
     await interact(page);
   } else {
     found.picture = await page.evaluate(() => document.querySelector("img.picture")?.naturalWidth ?? 0);
@@ -71,6 +74,41 @@ async function interact(page) {
   await page.emulateMedia({ colorScheme: scheme === "dark" ? "light" : "dark" });
   await page.waitForFunction(() => Number(document.documentElement.dataset.drawn) > 1, null, { timeout: 60_000 });
   found.axis_colour_after = await page.evaluate(() => getComputedStyle(document.querySelector(".role-axis-label text")).fill);
+}
+
+// Sorts, searches and copies the first table that can be searched, with its own row order for comparison.
+async function tables(page) {
+  await page.evaluate(() => {
+    for (const details of document.querySelectorAll("details")) details.open = true;
+  });
+  const search = page.locator('.tools input[type="search"]').first();
+  if (!(await search.count())) return;
+  const name = (await search.getAttribute("aria-label")).replace("Search rows of ", "");
+  const region = page.locator(".scroll", { has: page.locator("table") }).and(page.getByLabel(name, { exact: true })).first();
+  const column = () => region.locator("tbody tr:not([hidden])").evaluateAll((rows) => rows.map((row) => row.cells[0].textContent));
+  const before = await column();
+  const heading = region.locator("thead button").first();
+  await heading.click();
+  const up = await column();
+  await heading.click();
+  const down = await column();
+  await search.fill(before[0]);
+  const left = await region.locator("tbody tr:not([hidden])").evaluateAll((rows) => rows.map((row) => row.textContent));
+  await search.fill("");
+  await search.locator("..").getByRole("button", { name: "Copy as CSV" }).click();
+  await page.waitForTimeout(150);
+  found.table = {
+    name, before, up, down, wanted: before[0], left, said: (await page.locator(".tools button[data-copied]").first().textContent()),
+    copied: Number(await page.locator(".tools button[data-copied]").first().getAttribute("data-copied")),
+  };
+}
+
+// Accessibility by axe-core: what it finds serious or critical.
+async function audit(page) {
+  await page.evaluate(readFileSync(new URL("node_modules/axe-core/axe.min.js", import.meta.url), "utf8"));
+  const result = await page.evaluate(() => window.axe.run(document, { resultTypes: ["violations"] }));
+  found.faults = result.violations.filter((fault) => ["serious", "critical"].includes(fault.impact))
+    .map((fault) => `${fault.id}: ${fault.nodes.slice(0, 3).map((node) => node.html.slice(0, 160)).join(" | ")}`);
 }
 
 async function place(locator) {
