@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from desim_fl import allotment, closed_form, fleet, footprint, selection, strategies
+from desim_fl import allotment, circumstances, closed_form, fleet, footprint, selection, strategies
 from desim_fl import data as holdings
 from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment, Stragglers
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from desim_fl.population import Population
     from desim_fl.scenario import Scenario
     from desim_fl.timing import DrawnTrips
+    from desim_fl.traces import Trace
 
 FLOAT_BYTES = 8
 
@@ -49,6 +50,7 @@ class Built:
     task: Task | None
     executor_reason: str
     tariff: Tariff = NOTHING
+    trace: Trace | None = None
 
 
 def build(scenario: Scenario, *, timing_only: bool = False, stored: allotment.Stored | None = None) -> Built:
@@ -64,6 +66,7 @@ def build(scenario: Scenario, *, timing_only: bool = False, stored: allotment.St
         footprint.require_model(size_bytes, scenario)
     assignment = _assignment(scenario, people)
     trips = fleet.trips(scenario, people, size_bytes, assignment)
+    presence, trace = circumstances.availability(scenario, people)
     task, sha256 = (None, None) if timing_only else _task(scenario, people, validation)
     executor, reason = _executor(scenario, task, people, assignment)
     world = World(
@@ -82,10 +85,11 @@ def build(scenario: Scenario, *, timing_only: bool = False, stored: allotment.St
         non_finite=scenario.run.non_finite,
         timing_only=timing_only,
         shared=fleet.shared(scenario, people, trips.links),
+        availability=presence,
+        perils=circumstances.perils(scenario, people),
     )
-    return Built(
-        scenario, world, people, trips, validation, sha256, task, reason, fleet.tariff(scenario, trips.devices)
-    )
+    tariff = fleet.tariff(scenario, trips.devices)
+    return Built(scenario, world, people, trips, validation, sha256, task, reason, tariff, trace)
 
 
 # ---- data and clients

@@ -42,6 +42,7 @@ def identity(built: Built, versions: dict[str, str]) -> dict[str, str]:
         "scenario": scenario.sha256(),
         "partition": built.population.sha256(),
         "data": str(built.data_sha256),
+        "trace": str(None if built.trace is None else built.trace.sha256),
         "desim-fl's code": code_sha256(),
         **{name: version for name, version in versions.items() if name in {"numpy", "simpy", "torch", "torchvision"}},
         "machine": platform.machine(),

@@ -44,6 +44,14 @@ def not_advancing(client: int, count: int, ticks: int, *, lost: bool) -> Stalled
     )
 
 
+def nobody_comes(count: int, ticks: int) -> StalledError:
+    """Clients come and leave, but none that the open places wait for."""
+    return StalledError(
+        f"{count} clients came in a row up to t = {ticks / 1e6} s, and none could take an open place, with nobody on the way; "
+        "set run.max_time_s, or look at [availability] and at whom the strategy and run.order ask for"
+    )
+
+
 def non_finite(job: Job, bad: str | None) -> RunError:
     """An update is not finite, and the scenario wants to know."""
     return RunError(

@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Send
 from desim_fl.errors import LawError, RefusedError, RunError
-from desim_fl.population import Roster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from desim_fl.core import View
+    from desim_fl.population import Roster
     from desim_fl.world import World
 
 
@@ -39,8 +39,10 @@ class Desk:
         "roster",
     )
 
-    def __init__(self, world: World, view: View, sent: Sequence[int], depart: Callable[[int, Send], None]) -> None:
-        self.roster = Roster(len(world.sizes))
+    def __init__(
+        self, world: World, view: View, sent: Sequence[int], depart: Callable[[int, Send], None], roster: Roster
+    ) -> None:
+        self.roster = roster
         self.explicit = False  # whether the strategy has ever chosen its own sends
         self.dispatched = 0
         self._world, self._view, self._sent, self._depart = world, view, sent, depart
@@ -54,12 +56,23 @@ class Desk:
     @property
     def open_places(self) -> int:
         """Places that somebody could take now."""
-        return self._open + sum(len(send.clients) if send.clients is not None else send.count for send in self.asked)
+        return max(self._open, 0) + sum(
+            len(send.clients) if send.clients is not None else send.count for send in self.asked
+        )
 
     @property
     def held_places(self) -> int:
         """Places that the policy ``after_aggregation`` keeps until the next publish."""
         return self._held
+
+    @property
+    def takes_anybody(self) -> bool:
+        """Whether a place waits that the next client to come would fill at once, rather than a cohort."""
+        return self._open > 0 or any(send.wait or send.clients is not None for send in self.asked)
+
+    def owe(self) -> None:
+        """A job will land whose place was filled meanwhile: its landing opens none."""
+        self._open -= 1
 
     def hear(self, client: int, loss: float | None) -> None:
         """Pass a trained value on to a selector that reads outcomes; it stands in the arrival's row already."""
@@ -99,7 +112,7 @@ class Desk:
         if self.asked:
             left = [self._send(send) for send in self.asked]
             self.asked = [send for send in left if send is not None]
-        if self._open and self.roster.selectable:
+        if self._open > 0 and self.roster.selectable:
             send = ANYBODY if self._open == 1 else Send(self._open)
             for client in self._choose(send):
                 self._depart(client, send)

@@ -42,6 +42,7 @@ _LOG = (
     1.531383769920937332e-01,
     1.479819860511658591e-01,
 )
+_COSINE = tuple((-1.0) ** k / math.factorial(2 * k) for k in range(12))
 
 # AS 241: numerators and denominators, lowest power first, for the centre, the near tail and the far tail
 _CENTRE = (
@@ -108,6 +109,19 @@ def log(x: Real) -> Real:
 def power(x: Real, exponent: float) -> Real:
     """Return x to the exponent for positive x."""
     return exp(exponent * log(x))
+
+
+def cosine_of_turn(x: Real) -> Real:
+    """Cosine of x whole turns (of 2 pi x radians) for 0 <= x < 1, by its power series on a quarter of a turn; shape is kept."""
+    away = abs(x - 0.5)  # from the half turn: the cosine is even, and that of the half turn is -1
+    far = away > 0.25  # noqa: PLR2004  (a quarter)
+    if isinstance(x, np.ndarray):
+        y = np.where(far, 0.5 - away, away) * (2.0 * math.pi)
+        value = _polynomial(_COSINE, y * y)
+        return np.where(far, value, -value)
+    y = (0.5 - away if far else away) * (2.0 * math.pi)
+    value = _polynomial(_COSINE, y * y)
+    return value if far else -value
 
 
 def _ratio(pair: tuple[Sequence[float], Sequence[float]], x: Real) -> Real:

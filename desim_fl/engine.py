@@ -4,7 +4,7 @@ SimPy keeps the clock. Every event carries the key (tick, class, number) as SimP
 instant plays in one defined order, whatever order things were scheduled in. The engine counts (versions,
 staleness, idle clients, open places); the strategy computes; the executor trains.
 
-Why the usual way of a job, ``_depart`` and ``_on_arrival``, is written as it is: a plan plays a hundred thousand jobs
+Why the usual way of a job, ``_depart`` and ``on_arrival``, is written as it is: a plan plays a hundred thousand jobs
 in seconds, and then every call and every object counts. So a job is one event, since nothing can intervene between
 its legs (what does, cancels the event or puts another in its place); facts are plain tuples, taken apart once; rows go
 into the log packed, and totals by client, leg ends and the staleness identity are worked out from them a batch at a
@@ -15,12 +15,14 @@ functions, so that the usual way asks one question for each and goes on. ``tests
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import simpy
 from simpy.core import EmptySchedule
 
 from desim_fl.algebra import Null, is_finite
+from desim_fl.attendance import roster
 from desim_fl.complaints import (
     abandoned_for_ever,
     non_finite,
@@ -37,6 +39,7 @@ from desim_fl.errors import LawError, RunError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
 from desim_fl.flight import ALARM, END, Due, Flying, whole_trip
+from desim_fl.journeys import Journeys
 from desim_fl.ledger import Ledger
 from desim_fl.readings import Decisions, Readings
 from desim_fl.recall import Recalls
@@ -68,6 +71,7 @@ class Engine:
         self.ledger = Ledger()
         self.usage = Usage(len(world.sizes))
         self.flights: dict[int, Flying] = {}
+        self.losses: Counter[str] = Counter()  # by reason
         self.dispatches = [0] * len(world.sizes)
         self.now = 0  # virtual time in ticks: SimPy's, as of the event in hand
         self.why: str | None = None
@@ -77,8 +81,9 @@ class Engine:
         self._view = LiveView(world, self.flights, self._caches)
         self._strategy = (Decisions if world.strategy.reads_outcomes else Consultation)(world.strategy, self._view)
         self.readings = Readings()
-        self._desk = Desk(world, self._view, self.dispatches, self._depart)
-        self.roster = self._roster = self._desk.roster
+        self.roster = roster(world.availability, len(world.sizes), lambda: self.now)
+        self.desk = self._desk = Desk(world, self._view, self.dispatches, self._depart, self.roster)
+        self._roster = self.roster
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] | None = None
         self._abandoned = self._rejected = 0  # rounds and updates since the last publish
@@ -95,9 +100,11 @@ class Engine:
         idle = getattr(world.executor, "idle", False)  # one that does nothing with jobs is not bothered with them
         self._submit = None if idle else world.executor.submit
         self._attended = not idle  # whether anybody wants to know of landings
-        self._arrival, self._loss = [self._on_arrival], [self.on_loss]  # handlers, for all flights
+        self._arrival, self._loss = [self.on_arrival], [self.on_loss]  # handlers, for all flights
+        troubled = world.availability is not None or world.perils is not None
+        self._journeys = Journeys(self) if troubled else None  # what may happen between dispatch and arrival
         self.traffic = None if world.shared is None else Traffic(self)  # where transfers share links
-        self._recalls = Recalls(self, self.traffic)
+        self._recalls = Recalls(self, self.traffic, self._journeys)
         log.tally = self._tally
 
     def _tally(self, batch: Batch) -> None:
@@ -142,7 +149,8 @@ class Engine:
 
     def _goes_on(self) -> bool:
         """Whether anything but evaluations is still to come."""
-        return bool(self.flights or self._alarms or self.world.stops.max_ticks is not None)
+        awaited = self._journeys is not None and self._journeys.awaits
+        return bool(self.flights or self._alarms or awaited or self.world.stops.max_ticks is not None)
 
     def _stop(self, why: str) -> None:
         """Write the last rows of the current block (the strategy may flush once more) and evaluate."""
@@ -152,12 +160,14 @@ class Engine:
         self.log.row(Kind.STOP, -1, -1, self.model.version)
         self.ledger.check(self.model.version, len(self.flights))
         self.usage.close(self.flights.values(), self.now)
+        if self._journeys is not None:
+            self._journeys.close(self.now)
         self.why, self.final_ticks = why, self.now
         self._evaluator.finish(self.model, self.now, self.ledger.arrived)
 
     # ---- landings and alarms
 
-    def _on_arrival(self, flying: Flying) -> None:
+    def on_arrival(self, flying: Flying) -> None:
         """Let the strategy have the update, unless the engine turns it away, and do as it replies."""
         job, ledger, version, trip = flying.job, self.ledger, self.model.version, flying.trip
         number, client, _, base, _, _, _, _, _, _ = job
@@ -229,7 +239,7 @@ class Engine:
             self._stop("max_versions" if self.model.version >= self._most_versions else "max_updates")
             return
         self._desk.turn_over(published=published)
-        self._balance()
+        self.balance()
 
     def _follow(self, reply: Reply, job: Job, staleness: int) -> None:
         """Answer a reply to an arrival that asks for more."""
@@ -238,10 +248,13 @@ class Engine:
             self._reject(job, staleness, reply.reject)
         self._answer(reply, job.client, job.id, 1, at_once=reply.reject is not None)
 
-    def _balance(self) -> None:
+    def balance(self) -> None:
         """Check what must hold after every event."""
         in_flight = len(self.flights)
         self.ledger.check(self.model.version, in_flight)
+        if self._journeys is not None:
+            in_flight -= len(self._journeys.overdue)
+            self._journeys.look_out()
         if in_flight > self.world.concurrency and not self._desk.explicit:
             raise LawError(f"{in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
 
@@ -265,28 +278,38 @@ class Engine:
             raise rejected_for_ever(self._rejected, reason, self.now)
         self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, reason)
 
+    def on_loss(self, flying: Flying) -> None:
+        """A job will not come back."""
+        self.lose(flying, flying.ends, flying.lost or "", free=True)
+
+    def lose(self, flying: Flying, now: int, why: str, *, free: bool) -> None:
+        """Give a job up, and tell the strategy; its client is free again, or (``free = False``) goes on in vain."""
+        job = flying.job
+        self.begin_instant(now, job.client, lost=True)
+        del self.flights[job.id]
+        if free:
+            self._roster.free(job.client)
+        self.ledger.lost += 1
+        self.losses[why] += 1
+        self.usage.spend(flying, now)
+        staleness = self.model.version - job.version
+        self.log.block(now)
+        self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, why, flying.sent_up(now))
+        reply = self._strategy.lose(Loss(job, staleness, why))
+        self._answer(reply, job.client, job.id, 1, at_once=True)
+        self._landed(job)
+
     def handlers(self, lost: str | None) -> list[Callable[[Flying], None]]:
         """Whom to call at the end of a flight."""
         return self._arrival if lost is None else self._loss
 
-    def on_loss(self, flying: Flying) -> None:
-        """Tell the strategy of a job that will not come back."""
-        job = flying.job
-        self.now = now = flying.ends
+    def begin_instant(self, now: int, client: int, *, lost: bool) -> None:
+        """Take note that something lands at this tick."""
+        self.now = now
         if now == self._instant:
-            self._crowd_in(job.client, lost=True)
+            self._crowd_in(client, lost=lost)
         else:
-            self._instant, self._events, self._crowd = now, 1, {job.client: 1}
-        del self.flights[job.id]
-        self._roster.free(job.client)
-        self.ledger.lost += 1
-        self.usage.spend(flying, now)
-        staleness, why = self.model.version - job.version, flying.lost or ""
-        self.log.block(now)
-        self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, why)
-        reply = self._strategy.lose(Loss(job, staleness, why))
-        self._answer(reply, job.client, job.id, 1, at_once=True)
-        self._landed(job)
+            self._instant, self._events, self._crowd = now, 1, {client: 1}
 
     def _on_alarm(self, event: Due) -> None:
         name: str = event.subject
@@ -294,6 +317,8 @@ class Engine:
             return  # taken back, or set anew
         del self._alarms[name]
         self.now = int(self._env.now)
+        if self._journeys is not None:
+            self._journeys.look_round()
         if self.now != self._instant:
             self._instant, self._events, self._crowd = self.now, 0, {}
         self._events += 1
@@ -333,7 +358,7 @@ class Engine:
         for alarm in alarms:
             self._set_alarm(alarm)
         self._desk.serve(sends, freed, at_once=at_once, published=params is not None)
-        self._balance()
+        self.balance()
 
     def _abandon(self, client: int, job: int) -> None:
         """Write the row of an abandoned round; raises ``StalledError`` where no round ever ends otherwise."""
@@ -384,8 +409,9 @@ class Engine:
         number = self.ledger.dispatched
         self.ledger.dispatched = number + 1
         job = new(Job, (number, client, nth, base, params, buffers, work, extra, self._memories.get(client), tag))
-        if self.traffic is not None:
-            ends = self.traffic.set_out(job, trip)
+        beyond = self.traffic or self._journeys
+        if beyond is not None:
+            ends = beyond.set_out(job, trip)
             if self._submit is not None:
                 self._submit(job, ends)
             return

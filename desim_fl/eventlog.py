@@ -182,10 +182,17 @@ class EventLog:
         self._records.append(PACK(what, self._block, client, job, version, -1, 0, 0, 0, 0, 0, 0, 0, scale, 0.0))
 
     def row(
-        self, kind: Kind, client: int, job: int, version: int, staleness: int = -1, reason: str | None = None
+        self,
+        kind: Kind,
+        client: int,
+        job: int,
+        version: int,
+        staleness: int = -1,
+        reason: str | None = None,
+        size: int = 0,
     ) -> None:
-        """Anything else, with the reason if there is one."""
-        self._records.append(PACK(kind, self._block, client, job, version, staleness, 0, 0, 0, 0, 0, 0, 0, 0.0, 0.0))
+        """Anything else, with the reason if there is one, and the bytes it moved."""
+        self._records.append(PACK(kind, self._block, client, job, version, staleness, 0, 0, size, 0, 0, 0, 0, 0.0, 0.0))
         self.say("reason", reason)
 
     def say(self, name: str, text: str | None) -> None:

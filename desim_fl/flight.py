@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from desim_fl.world import World
 
-# Classes of an instant, in the order in which they are played. Class 0, ends of legs, is placed by the event log.
-ARRIVAL, LEAVE, COME, ALARM, EVALUATION, END = 1, 2, 3, 4, 5, 6
+# Classes of an instant, in the order in which they are played. Ends of legs are placed by the event log.
+LEG_END, ARRIVAL, LEAVE, COME, ALARM, EVALUATION, END = 0, 1, 2, 3, 4, 5, 6
 NUMBER_BITS = 48
 
 
@@ -72,10 +72,12 @@ class Flying(simpy.Event):
         steps: int,
         ends: int,
         lost: str | None,
+        key: int | None = None,
     ) -> None:
         self.callbacks = handlers
         self.job, self.trip, self.left, self.steps, self.ends, self.lost = job, trip, left, steps, ends, lost
-        env.schedule(self, (ARRIVAL << NUMBER_BITS) | job[0], ends - now)  # pyright: ignore[reportArgumentType]
+        key = (ARRIVAL << NUMBER_BITS) | job[0] if key is None else key
+        env.schedule(self, key, ends - now)  # pyright: ignore[reportArgumentType]
 
     def forget(self) -> None:
         """Be no event any more: what ends otherwise stays in SimPy's queue until its instant, but holds no version."""
@@ -97,6 +99,19 @@ class Flying(simpy.Event):
         started = () if self.trip.wait is None else ((Kind.STARTED, self.started),)
         ends = ((Kind.DOWNLOADED, downloaded), *started, (Kind.COMPUTED, computed))
         return ends if self.lost is None else tuple(end for end in ends if end[1] <= self.ends)
+
+    def spent(self, now: int) -> tuple[int, int, int, int, int]:
+        """Ticks since ``left`` by leg (download, wait, compute, upload), and those in which the job stood still."""
+        left, parts = now - self.left, []
+        for leg in (self.trip.download, self.trip.wait or 0, self.trip.compute, self.trip.upload):
+            parts.append(min(leg, left))
+            left -= parts[-1]
+        return (*parts, 0)  # pyright: ignore[reportReturnType]
+
+    def sent_up(self, now: int) -> int:
+        """Bytes of the update that have gone up by ``now``: a whole number, rounded down, in proportion to the time."""
+        spent = self.spent(now)[3]
+        return self.trip.bytes_up * spent // self.trip.upload if self.trip.upload else 0
 
     def boundary(self, now: int, how: str, pace: Pace) -> tuple[int, Trip]:
         """Steps done at the next ``epoch`` or ``step`` boundary at or after ``now``, and the trip that ends there.
@@ -124,20 +139,20 @@ class Flying(simpy.Event):
         return done, trip._replace(compute=spent)
 
 
-def pace(world: World, flying: Flying) -> Pace:
-    """How a job's compute leg was laid out when it was dispatched."""
+def pace(world: World, flying: Flying, drawn: Trip | None = None) -> Pace:
+    """How a job's compute leg was laid out when it was dispatched; ``drawn`` is its whole trip where that is known."""
     client, nth, work = flying.job.client, flying.job.nth, flying.job.work
-    trip = flying.trip if flying.steps == work.steps else world.trips.trip(client, nth, work)
+    trip = drawn or (flying.trip if flying.steps == work.steps else world.trips.trip(client, nth, work))
     pauses = getattr(world.trips, "pauses", None)  # an option that the protocol does not ask for
     epoch = world.assignment.steps_per_epoch[client]
     return Pace(max(1, epoch), trip.compute, () if pauses is None else pauses(client, nth, work.steps or 0))
 
 
-def curtailed(world: World, flying: Flying, now: int, how: str) -> tuple[int, Trip]:
+def curtailed(world: World, flying: Flying, now: int, how: str, drawn: Trip | None = None) -> tuple[int, Trip]:
     """Steps and trip of a job that reports early: ``how`` as in :class:`desim_fl.core.Stop`. Raises ``RefusedError``."""
     if how not in {"epoch", "step", "now"}:
         raise RefusedError(f'a job cannot be stopped with how = "{how}"; use "cancel", "epoch", "step" or "now"')
-    laid_out = pace(world, flying)
+    laid_out = pace(world, flying, drawn)
     return flying.shortened(now, laid_out) if how == "now" else flying.boundary(now, how, laid_out)
 
 

@@ -14,6 +14,9 @@ _LEG_AFTER = {
     "computed": ("downloaded", "started"),
 }
 _LANDINGS = ("arrive", "lose", "cancel")
+_ON_THE_WAY = ("leave", "come", "halt", "resume", "retry", "overdue")
+_STANDS = {"leave": ("away", True), "come": ("away", False), "halt": ("halted", True), "retry": ("halted", True)}
+_STANDS["resume"] = ("halted", False)
 
 
 class Row(NamedTuple):
@@ -35,6 +38,8 @@ class OpenJob:
     client: int
     base: int
     leg: str = "dispatch"
+    away: bool = False
+    halted: bool = False
 
 
 @dataclass(slots=True)
@@ -56,6 +61,8 @@ class Audit:
     aged: int = 0
     settled: int = 0
     bases: int = 0
+    overdue: set[int] = field(default_factory=set)  # open jobs whose places may be filled
+    given_up: dict[int, int] = field(default_factory=dict)  # client -> its lost job, until it is sent out again
     last: Row | None = None
     waits: bool | None = None  # whether the latest job to end computing had a started row
 
@@ -84,6 +91,10 @@ class Audit:
             yield from self._landing(row)
         elif row.kind == "reject":
             yield from self._reject(row)
+        elif row.kind in _ON_THE_WAY:
+            yield from self._on_the_way(row)
+        elif row.kind in {"late", "duplicate"}:
+            yield from self._afterwards(row)
         yield from self._balance(row)
 
     def _version(self, row: Row) -> Iterator[str]:
@@ -106,16 +117,20 @@ class Audit:
             yield f"the client still has job {self.busy[row.client]} open"
         self.open[row.job] = OpenJob(row.client, row.version)
         self.busy[row.client] = row.job
+        self.given_up.pop(row.client, None)
         self.bases += row.version
         self.aged += self.version - row.version
-        if self.concurrency is not None and len(self.open) > self.concurrency:
-            yield f"{len(self.open)} jobs in flight exceed the concurrency {self.concurrency}"
+        waited_for = len(self.open) - len(self.overdue)
+        if self.concurrency is not None and waited_for > self.concurrency:
+            yield f"{waited_for} jobs in flight exceed the concurrency {self.concurrency}"
 
     def _leg(self, row: Row) -> Iterator[str]:
         job = self.open.get(row.job)
         if job is None or job.client != row.client:
             yield "this job of this client is not in flight"
             return
+        if job.halted:
+            yield "a leg ends while the job stands still"
         if job.leg not in _LEG_AFTER[row.kind]:
             yield f"a leg is out of order: {row.kind} after {job.leg}"
         if row.kind == "computed":
@@ -131,14 +146,42 @@ class Audit:
             yield "this job of this client is not in flight"
             return
         self.busy.pop(row.client, None)
+        self.overdue.discard(row.job)
         self.bases -= job.base
         self.settled += row.staleness
         if row.staleness != row.version - job.base:
             yield f"staleness should be {row.version} - {job.base} = {row.version - job.base}, not {row.staleness}"
         if row.kind == "arrive":
             self.buffered.add(row.job)
+            if job.halted:
+                yield "the job arrived while it stood still"
             if job.leg != "computed":
                 yield f"the job arrived after its leg {job.leg}, without computed"
+        elif row.kind == "lose":
+            self.given_up[row.client] = row.job
+
+    def _on_the_way(self, row: Row) -> Iterator[str]:
+        """A client leaves or comes, a job stands still or goes on, is retried or no longer waited for."""
+        job = self.open.get(row.job)
+        if job is None or job.client != row.client:
+            yield "this job of this client is not in flight"
+            return
+        if row.kind == "overdue":
+            if row.job in self.overdue:
+                yield "the job was overdue already"
+            self.overdue.add(row.job)
+            return
+        name, stands = _STANDS[row.kind]
+        if getattr(job, name) == stands:
+            yield f"the job was {'' if stands else 'not '}{name} already"
+        setattr(job, name, stands)
+
+    def _afterwards(self, row: Row) -> Iterator[str]:
+        """A job ends that had been given up, or an update is delivered once more."""
+        if row.kind == "late" and self.given_up.pop(row.client, None) != row.job:
+            yield "a late end must be that of a job of this client that was lost, before it is sent out again"
+        if row.kind == "duplicate" and (row.job in self.open or not 0 <= row.job < self.counts.get("dispatch", 0)):
+            yield "a second delivery needs a first one"
 
     def _reject(self, row: Row) -> Iterator[str]:
         arrival = self.last
@@ -173,4 +216,8 @@ class Audit:
             "lost": self.counts.get("lose", 0),
             "cancelled": self.counts.get("cancel", 0),
             "in_flight": len(self.open),
+            "retries": self.counts.get("retry", 0),
+            "overdue": self.counts.get("overdue", 0),
+            "late": self.counts.get("late", 0),
+            "duplicates": self.counts.get("duplicate", 0),
         }

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from desim_fl.errors import LawError
-from desim_fl.records import Kind
+from desim_fl.records import OTHERS_UP, Kind
 
 if TYPE_CHECKING:
     from desim_fl.records import Batch
@@ -31,6 +31,10 @@ class Ledger:
     rejected: int = 0
     lost: int = 0
     cancelled: int = 0
+    retries: int = 0
+    overdue: int = 0
+    late: int = 0
+    duplicates: int = 0
     published: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
@@ -70,8 +74,15 @@ class Ledger:
         self.settled_staleness += int(staleness[landed].sum())
         self.base_versions += int(version[sent].sum() - (version - staleness)[landed].sum())
         self.logged_in_flight += int(sent.sum() - landed.sum())
-        self.bytes_down += int(batch.records["bytes"][sent].sum())
-        self.bytes_up += int(batch.records["bytes"][came].sum())
+        self.bytes_down += int(batch.records["bytes"][sent | (kind == Kind.RETRY)].sum())
+        self.bytes_up += int(batch.records["bytes"][came | np.isin(kind, OTHERS_UP)].sum())
+        for name, counted in (
+            ("retries", Kind.RETRY),
+            ("overdue", Kind.OVERDUE),
+            ("late", Kind.LATE),
+            ("duplicates", Kind.DUPLICATE),
+        ):
+            setattr(self, name, getattr(self, name) + int((kind == counted).sum()))
         ages = self.settled_staleness + self.logged_in_flight * int(batch.versions[-1]) - self.base_versions
         if self.aged != ages:
             self._violated("staleness of landed jobs + ages in flight = jobs in flight summed over publishes")

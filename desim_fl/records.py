@@ -48,6 +48,8 @@ class Kind(IntEnum):
     DUPLICATE = 19  # an update is delivered once more
 
 
+# Rows besides arrivals whose bytes went up; those of a dispatch and of a retry go down.
+OTHERS_UP = (Kind.LOSE, Kind.CANCEL, Kind.LATE, Kind.DUPLICATE)
 KIND_NAMES = tuple(kind.name.lower() for kind in Kind)
 DISPATCH, ARRIVE, PUBLISH = int(Kind.DISPATCH), int(Kind.ARRIVE), int(Kind.PUBLISH)  # enum members are slower to mix
 
@@ -201,12 +203,12 @@ def placed(batch: Batch, legs: NDArray[np.void]) -> Placed:
 
 
 def _order(legs: NDArray[np.void], place: Whole) -> Whole:
-    """Sort by tick, place, job and kind; the last three matter only where ticks are equal, which is rare."""
+    """Sort by tick, place and job, stably; the last two matter only where ticks are equal, which is rare."""
     ticks = legs["tick"]
     order = np.argsort(ticks)
     ordered = ticks[order]
     if (ordered[1:] == ordered[:-1]).any():
-        order = np.lexsort((legs["kind"], legs["job"], place, ticks))
+        order = np.lexsort((legs["job"], place, ticks))
     return order
 
 
@@ -224,7 +226,7 @@ def numbers(batch: Batch, found: Placed) -> dict[str, Column]:
         "lr": (sent & first, records["first"]),
         "weight": (came & first, records["first"]),
         "scale": (published & first, records["first"]),
-        "bytes": (told, records["bytes"]),
+        "bytes": (told | (records["bytes"] > 0), records["bytes"]),
         "wait_s": (sent & (records["wait"] >= 0), records["wait"] / 1e6),
     }
     return {name: _column(len(found.rows), found.records, *source) for name, source in sources.items()}

@@ -13,42 +13,43 @@ from desim_fl.usage import LEGS, spread, staleness_summary, time_summary
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_ENDS = ("arrive", "lose", "cancel")
+TIMEOUT = "timeout"
+_LEGS = ("downloaded", "started", "computed")
+_STANDS = ("leave", "come", "halt", "resume", "retry")
+_ENDS = ("arrive", "lose", "cancel", "late")
 
 
-def legs(events: pl.DataFrame, ticks: int) -> pl.DataFrame:
-    """Ticks that each client spent in each leg up to ``ticks``: client, download, wait, compute, upload."""
+def legs(events: pl.DataFrame, ticks: int, *, pauses: bool = True) -> pl.DataFrame:
+    """Ticks that each client spent up to ``ticks``: client, download, wait, compute, upload at work; paused, late.
 
-    def at(*kinds: str) -> pl.Expr:
-        return pl.col("ticks").filter(pl.col("kind").is_in(kinds)).first()
-
-    jobs = (
-        events.filter(pl.col("kind").cast(pl.String).is_in(["dispatch", "downloaded", "started", "computed", *_ENDS]))
-        .with_columns(pl.col("kind").cast(pl.String))
-        .group_by("job", maintain_order=True)
-        .agg(
-            client=pl.col("client").first(),
-            sent=at("dispatch"),
-            down=at("downloaded"),
-            start=at("started"),
-            done=at("computed"),
-            end=at(*_ENDS).fill_null(ticks),
-        )
-        .with_columns(down=pl.coalesce("down", "end"), done=pl.coalesce("done", "end"), waits=pl.col("start"))
+    What lies between two rows of a job belongs to the leg between; it counts as paused after a halt or a retry until the
+    next resume, and (``pauses``: where leaving means that) after a leave until the next come. Late is what lies
+    between a loss by timeout and the end of the job at its client.
+    """
+    kind = pl.col("kind").cast(pl.String)
+    rows = (
+        events.filter(pl.col("job") >= 0, kind.is_in([*_LEGS, *_STANDS, *_ENDS, "dispatch"]))
+        .select("job", "client", "ticks", "seq", kind=kind, gave_up=(kind == "lose") & (pl.col("reason") == TIMEOUT))
+        .sort("job", "seq")
     )
-    any_wait = bool((events["kind"] == "started").any()) or bool(events["wait_s"].is_not_null().any())
-    start = pl.coalesce("start", "end") if any_wait else pl.col("down")
-    return (
-        jobs.with_columns(start=start)
-        .select(
-            "client",
-            download=pl.col("down") - pl.col("sent"),
-            wait=pl.col("start") - pl.col("down"),
-            compute=pl.col("done") - pl.col("start"),
-            upload=pl.col("end") - pl.col("done"),
-        )
-        .group_by("client")
-        .sum()
+    waits = bool((events["kind"] == "started").any()) or bool(events["wait_s"].is_not_null().any())
+    order = LEGS if waits else ("download", "compute", "upload")
+    following = pl.col("ticks").shift(-1).over("job")
+    away = pl.when(pl.col("kind") == "leave").then(pauses).when(pl.col("kind") == "come").then(False)  # noqa: FBT003
+    halted = pl.when(pl.col("kind").is_in(["halt", "retry"])).then(True).when(pl.col("kind") == "resume").then(False)  # noqa: FBT003
+    ends = pl.col("kind").is_in(_ENDS) & ~pl.col("gave_up")
+    spans = rows.with_columns(
+        span=pl.when(ends).then(0).otherwise(following.fill_null(ticks) - pl.col("ticks")),
+        done=pl.col("kind").is_in(list(_LEGS)).cum_sum().over("job"),
+        away=away.forward_fill().over("job").fill_null(False),  # noqa: FBT003
+        halted=halted.forward_fill().over("job").fill_null(False),  # noqa: FBT003
+    ).with_columns(still=pl.col("away") | pl.col("halted"))
+    works = ~pl.col("gave_up") & ~pl.col("still")
+    sums = {leg: pl.col("span").filter(works & (pl.col("done") == number)).sum() for number, leg in enumerate(order)}
+    return spans.group_by("client", maintain_order=True).agg(
+        **({"wait": pl.lit(0, pl.Int64)} | sums),
+        paused=pl.col("span").filter(~pl.col("gave_up") & pl.col("still")).sum(),
+        late=pl.col("span").filter(pl.col("gave_up")).sum(),
     )
 
 
@@ -107,15 +108,17 @@ def bill_faults(table: pl.DataFrame, summary: dict[str, Any], clients: Any, tick
             yield f"the manifest says {name} = {summary.get(name)}, the tables give {due}"
 
 
-def summary(events: pl.DataFrame, clients: int, ticks: int) -> dict[str, Any]:
+def summary(events: pl.DataFrame, clients: int, ticks: int, *, pauses: bool = True) -> dict[str, Any]:
     """The part of the manifest's summary that follows from the event log."""
     arrivals = events.filter(pl.col("kind") == "arrive")
-    total = legs(events, ticks).select(LEGS).sum().row(0)
+    spent = legs(events, ticks, pauses=pauses).sum()
+    total = spent.select(LEGS).row(0)
     by_client = arrivals.group_by("client").len()["len"].to_list()
     return {
         "staleness": staleness_summary(Counter(arrivals["staleness"].to_list())),
         "updates_a_client": spread(by_client, clients),
-        **time_summary(total, ticks, clients, len(arrivals)),
+        "losses": losses(events),
+        **time_summary(total, spent["paused"][0], spent["late"][0], ticks, clients, len(arrivals)),
     }
 
 
@@ -128,17 +131,35 @@ def same(left: Any, right: Any) -> bool:
     return left == right
 
 
-def client_faults(table: pl.DataFrame, events: pl.DataFrame, ticks: int) -> Iterator[str]:
+def losses(events: pl.DataFrame) -> dict[str, int]:
+    """How many jobs were lost for each reason, by name."""
+    lost = events.filter(pl.col("kind") == "lose").group_by("reason").len().sort("reason")
+    return dict(lost.iter_rows())
+
+
+def copy_faults(events: pl.DataFrame) -> Iterator[str]:
+    """Yield which update is delivered again although it never arrived, or for a third time."""
+    copies = events.filter(pl.col("kind") == "duplicate").group_by("job", maintain_order=True).len()
+    arrivals = events.filter(pl.col("kind") == "arrive").select("job", arrived=pl.lit(value=True))
+    for job, count, arrived in copies.join(arrivals, on="job", how="left").head(20).iter_rows():
+        if arrived is None or count > 1:
+            yield f"job {job}: {'delivered more than twice' if arrived else 'delivered again without an arrival'}"
+
+
+def client_faults(table: pl.DataFrame, events: pl.DataFrame, ticks: int, *, pauses: bool = True) -> Iterator[str]:
     """Yield where the table ``clients`` contradicts the log: jobs, steps, bytes, seconds by leg."""
     known, arrived = events.filter(pl.col("client") >= 0), pl.col("kind") == "arrive"
     counted = known.group_by("client").agg(
         dispatches=(pl.col("kind") == "dispatch").sum().cast(pl.Int64),
         arrivals=arrived.sum().cast(pl.Int64),
         steps=pl.col("steps").filter(arrived).sum(),
-        bytes_down=pl.col("bytes").filter(pl.col("kind") == "dispatch").sum(),
-        bytes_up=pl.col("bytes").filter(arrived).sum(),
+        bytes_down=pl.col("bytes").filter(pl.col("kind").is_in(["dispatch", "retry"])).sum(),
+        bytes_up=pl.col("bytes").filter(~pl.col("kind").is_in(["dispatch", "retry"])).sum(),
     )
-    seconds = legs(events, ticks).select("client", *(pl.col(leg).truediv(1e6).alias(f"{leg}_s") for leg in LEGS))
+    spent = legs(events, ticks, pauses=pauses)
+    seconds = spent.select(
+        "client", *(pl.col(name).truediv(1e6).alias(f"{name}_s") for name in (*LEGS, "paused", "late"))
+    )
     seconds = seconds.with_columns(busy_s=pl.sum_horizontal(*(f"{leg}_s" for leg in LEGS)))
     log = counted.join(seconds, on="client", how="full", coalesce=True)
     names = [name for name in log.columns if name != "client"]

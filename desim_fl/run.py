@@ -152,11 +152,15 @@ def summary(session: Session) -> dict[str, Any]:
         "lost": ledger.lost,
         "cancelled": ledger.cancelled,
         "in_flight": len(engine.flights),
+        **{name: getattr(ledger, name) for name in ("retries", "overdue", "late", "duplicates")},
+        "losses": dict(sorted(engine.losses.items())),
         "bytes_down": ledger.bytes_down,
         "bytes_up": ledger.bytes_up,
         "staleness": staleness_summary(usage.staleness),
         "updates_a_client": spread(usage.arrivals, people),
-        **time_summary(usage.total(), session.ticks, people, ledger.arrived),
+        **time_summary(
+            usage.total(), usage.sum_of("paused"), usage.sum_of("late"), session.ticks, people, ledger.arrived
+        ),
         **built.tariff.of(usage.columns(), session.ticks).summary(),
         **_links(session),
         "stop": engine.why,
@@ -190,6 +194,7 @@ def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
         "model_sha256": model_sha256,
         "partition_sha256": built.population.sha256(),
         "data": {"name": scenario.data.name, "sha256": built.data_sha256},
+        "trace": _trace(built),
         "versions": versions(),
         "device": None if built.task is None else str(getattr(built.task, "device", "cpu")),
         "executor": built.world.executor.name,
@@ -202,6 +207,15 @@ def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
         "summary": {**summary(session), "wall_s": round(perf_counter() - session.began, 3)},
         "wall_fields": _wall_fields(built.world.executor.name),
     }
+
+
+def _trace(built: Built) -> dict[str, Any] | None:
+    """What is known of the availability trace; ``None`` where there is none."""
+    return (
+        None
+        if built.trace is None
+        else {key: value for key, value in built.trace._asdict().items() if key != "windows"}
+    )
 
 
 def _wall_fields(executor: str) -> list[str]:

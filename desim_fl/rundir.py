@@ -53,7 +53,7 @@ CLIENTS_SCHEMA: dict[str, Any] = {
     **dict.fromkeys(("device_factor", "seconds_per_step", "seconds_per_sample", "seconds_per_job"), pl.Float64),
     **dict.fromkeys(("down_mbps", "up_mbps", "latency_s"), pl.Float64),
     **dict.fromkeys(("dispatches", "arrivals", "steps"), pl.Int64),
-    **dict.fromkeys(("busy_s", "download_s", "wait_s", "compute_s", "upload_s"), pl.Float64),
+    **dict.fromkeys(("busy_s", "download_s", "wait_s", "compute_s", "upload_s", "paused_s", "late_s"), pl.Float64),
     **dict.fromkeys(("bytes_down", "bytes_up"), pl.Int64),
     **dict.fromkeys(("energy_j", "cost"), pl.Float64),
 }
@@ -264,7 +264,7 @@ def clients(built: Built, usage: Usage, ticks: int) -> pl.DataFrame:
     people, trips, links = built.population, built.trips, built.trips.links
     count = len(people)
     totals = usage.columns()
-    seconds = {f"{leg}_s": totals[leg] / 1e6 for leg in LEGS}
+    seconds = {f"{name}_s": totals[name] / 1e6 for name in (*LEGS, "paused", "late")}
     devices = trips.devices
     units = {f"seconds_per_{unit}": number for unit, number in (("step", STEP), ("sample", SAMPLE), ("job", JOB))}
     columns: dict[str, Any] = {

@@ -109,12 +109,12 @@ class JobDraws:
     def _class(self, client: int) -> int:
         return 0 if self.classes is None else int(self.classes[client])
 
-    def values(self, client: int, nth: int) -> dict[JobSlot, float]:
-        """Every law's value for this job."""
+    def values(self, client: int, nth: int, retry: int = 0) -> dict[JobSlot, float]:
+        """Every law's value for this job, or for a retry of it (from 1): a retry's slots are 16 further on."""
         slots = self._slots[self._class(client)]
         if not slots:
             return {}
-        drawn = draws.block(self.seed, Purpose.JOB, self.keys[client], nth, 0)
+        drawn = draws.block(self.seed, Purpose.JOB, self.keys[client], nth, 4 * retry)
         return {slot: law.at(draws.uniform(drawn[slot])) for slot, law in slots}
 
     def columns(self, clients: NDArray[np.int64], nths: NDArray[np.int64]) -> dict[JobSlot, NDArray[np.float64]]:
@@ -237,6 +237,13 @@ class DrawnTrips:
         except (ValueError, OverflowError) as error:
             raise RunError(f"client {client}, job number {nth} of this client: {error}; check its laws") from error
 
+    def again(self, client: int, nth: int, steps: int, retry: int) -> Trip:
+        """Durations of a retry (from 1) of this client's ``nth`` job, drawn anew."""
+        try:
+            return self._trip(client, nth, steps, retry)
+        except (ValueError, OverflowError) as error:
+            raise RunError(f"client {client}, job number {nth} of this client: {error}; check its laws") from error
+
     def expect(self, clients: Sequence[int], nths: Sequence[int]) -> None:
         """Draw the trips of jobs that will most likely be asked for next; those foretold before are forgotten."""
         steps = [0 if self.usual_steps is None else self.usual_steps[client] for client in clients]
@@ -290,8 +297,8 @@ class DrawnTrips:
     def _epoch_steps(self, client: int) -> int:
         return max(1, 1 if self.epoch_steps is None else self.epoch_steps[client])
 
-    def _trip(self, client: int, nth: int, steps: int) -> Trip:
-        scale, drawn = self.delay_scale, self.job_draws.values(client, nth)
+    def _trip(self, client: int, nth: int, steps: int, retry: int = 0) -> Trip:
+        scale, drawn = self.delay_scale, self.job_draws.values(client, nth, retry)
         compute_s = self.devices.compute_s(client, steps) * drawn.get(JobSlot.COMPUTE_JITTER, 1.0)
         wait_s = drawn.get(JobSlot.WAIT)
         return Trip(

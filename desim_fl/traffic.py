@@ -65,10 +65,14 @@ class Underway(Flying):
         last = MOST_TICKS - 1 if self.plan.lost is None else self.left + self.plan.lost[0]
         return tuple(end for end in ends if end[1] <= last)
 
-    def spent(self, now: int) -> tuple[int, int, int, int]:
-        """Ticks spent in each leg."""
+    def spent(self, now: int) -> tuple[int, int, int, int, int]:
+        """Ticks spent in each leg; it never stands still."""
         marks = (self.left, *(min(tick, now) for tick in (self.downloaded, self.started, self.computed)), now)
-        return tuple(end - begin for begin, end in pairwise(marks))  # pyright: ignore[reportReturnType]
+        return (*(end - begin for begin, end in pairwise(marks)), 0)  # pyright: ignore[reportReturnType]
+
+    def sent_up(self, now: int) -> int:  # noqa: ARG002
+        """No bytes: what a shared link has carried of an upload that is cut short is not counted."""
+        return 0
 
 
 class Road:

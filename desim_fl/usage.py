@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from desim_fl import records
 from desim_fl.records import Kind
-from desim_fl.traffic import Underway
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -31,25 +31,20 @@ class Spent(NamedTuple):
 LEGS = Spent._fields
 
 
-def spent(flying: Flying, now: int) -> Spent:
-    """Split the ticks since dispatch among the legs, in their order."""
-    if isinstance(flying, Underway):
-        return Spent(*flying.spent(now))
-    left, parts = now - flying.left, []
-    for leg in (flying.trip.download, flying.trip.wait or 0, flying.trip.compute, flying.trip.upload):
-        parts.append(min(leg, left))
-        left -= parts[-1]
-    return Spent(*parts)
-
-
 class Account(NamedTuple):
-    """One client's totals; ticks by leg, of finished, lost, cancelled and still running jobs."""
+    """One client's totals; ticks by leg, of finished, lost, cancelled and still running jobs.
+
+    ``paused`` are ticks in which an open job stood still (its client away, the server down, a back-off); ``late`` those
+    that a client went on with a job after the server had given it up.
+    """
 
     dispatches: int = 0
     arrivals: int = 0
     steps: int = 0
     bytes_down: int = 0
     bytes_up: int = 0
+    paused: int = 0
+    late: int = 0
     download: int = 0
     wait: int = 0
     compute: int = 0
@@ -72,7 +67,8 @@ class Usage:
         self._number = np.full(clients, -1, np.int32)  # of the account; a whole account for everybody would not fit
         self._clients = np.zeros(0, np.int64)  # by number
         self._totals = np.zeros((len(Account._fields), 64), np.int64)  # field by number
-        self._ended: list[tuple[int, ...]] = []  # client and legs, not added yet
+        self._ended: list[tuple[int, ...]] = []  # client, legs and ticks paused, not added yet
+        self._late: list[tuple[int, int]] = []  # client and ticks, likewise
 
     def tally(self, batch: Batch) -> None:
         """Count the dispatches and arrivals of a batch of the log."""
@@ -81,6 +77,9 @@ class Usage:
         self._add(sent["client"], {"dispatches": 1, "bytes_down": sent["bytes"]})
         legs = {leg: came[leg] for leg in LEGS}
         self._add(came["client"], {"arrivals": 1, "steps": came["steps"], "bytes_up": came["bytes"], **legs})
+        for name, kinds in (("bytes_down", (Kind.RETRY,)), ("bytes_up", records.OTHERS_UP)):
+            also = batch.records[np.isin(batch.kind, kinds)]
+            self._add(also["client"], {name: also["bytes"]})
         values, counts = np.unique(came["staleness"], return_counts=True)
         self.staleness.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
 
@@ -88,7 +87,15 @@ class Usage:
 
     def spend(self, flying: Flying, now: int) -> None:
         """Count what a job that did not arrive has spent up to ``now``."""
-        self._ended.append((flying.job.client, *spent(flying, now)))
+        self._ended.append((flying.job.client, *flying.spent(now)))
+
+    def pause(self, client: int, ticks: int) -> None:
+        """Count the ticks in which a job that arrived stood still; its legs stand in its arrival."""
+        self._ended.append((client, 0, 0, 0, 0, ticks))
+
+    def overrun(self, client: int, ticks: int) -> None:
+        """Count the ticks that a client went on with a job after the server had given it up."""
+        self._late.append((client, ticks))
 
     def close(self, flights: Iterable[Flying], now: int) -> None:
         """Add what jobs still in flight have spent so far."""
@@ -101,7 +108,11 @@ class Usage:
             clients, *legs = np.array(self._ended, np.int64).T
             self._ended = []
             self._open(clients)
-            self._add(clients, dict(zip(LEGS, legs, strict=True)))
+            self._add(clients, dict(zip((*LEGS, "paused"), legs, strict=True)))
+        if self._late:
+            clients, ticks = np.array(self._late, np.int64).T
+            self._late = []
+            self._add(clients, {"late": ticks})
 
     def _open(self, clients: NDArray[np.int64]) -> None:
         """Give an account to those who have none."""
@@ -141,6 +152,11 @@ class Usage:
         self._fold()
         return self._totals[Account._fields.index("arrivals"), : len(self._clients)].tolist()
 
+    def sum_of(self, name: str) -> int:
+        """One total over all clients."""
+        self._fold()
+        return sum(self._totals[Account._fields.index(name)].tolist())
+
     def total(self) -> Spent:
         """Ticks of all clients by leg."""
         self._fold()
@@ -175,11 +191,15 @@ def spread(arrivals: list[int], clients: int) -> dict[str, float]:
     return {"min": counts[0], "median": middle, "mean": sum(counts) / clients, "max": counts[-1]}
 
 
-def time_summary(legs: tuple[int, ...], ticks: int, clients: int, arrived: int) -> dict[str, Any]:
+def time_summary(
+    legs: tuple[int, ...], paused: int, late: int, ticks: int, clients: int, arrived: int
+) -> dict[str, Any]:
     """Seconds by leg over all clients, and what they mean: utilisation, jobs in flight, updates a second."""
     return {
         "leg_s": dict(zip(LEGS, (leg / 1e6 for leg in legs), strict=True)),
         "utilisation": sum(legs) / (ticks * clients) if ticks else None,
-        "mean_in_flight": sum(legs) / ticks if ticks else None,
+        "paused_s": paused / 1e6,
+        "late_s": late / 1e6,
+        "mean_in_flight": (sum(legs) + paused) / ticks if ticks else None,
         "updates_a_second": arrived / (ticks / 1e6) if ticks else None,
     }

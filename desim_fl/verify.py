@@ -153,13 +153,15 @@ def _recounted(folder: Path, manifest: dict[str, Any], events: pl.DataFrame, tic
     if (events["time_s"].to_numpy() != events["ticks"].to_numpy() / 1e6).any():
         yield "the column time_s of the table events is not ticks / 1,000,000"
     summary, table = manifest["summary"], tables.parquet(folder / "clients.parquet")
-    yield from recount.client_faults(table, events, ticks)
-    expected = recount.summary(events, len(table), ticks) | _last_scores(folder)
+    scenario = load(folder / "scenario.toml")
+    pauses = scenario.availability.pauses
+    yield from recount.copy_faults(events)
+    yield from recount.client_faults(table, events, ticks, pauses=pauses)
+    expected = recount.summary(events, len(table), ticks, pauses=pauses) | _last_scores(folder)
     expected |= {name: table[name].sum() for name in ("bytes_down", "bytes_up")}
     for name, value in expected.items():
         if not recount.same(summary.get(name), value):
             yield f"the manifest says {name} = {summary.get(name)}, the tables give {value}"
-    scenario = load(folder / "scenario.toml")
     yield from _link_faults(folder, scenario, summary, events, ticks)
     yield from recount.bill_faults(table, summary, scenario.clients, ticks)
     for name, value in (("seed", scenario.run.seed), ("scenario_name", scenario.name)):

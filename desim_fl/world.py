@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
     from desim_fl import core
     from desim_fl.assignment import Assignment
+    from desim_fl.availability import Availability
+    from desim_fl.failures import Perils
     from desim_fl.network import SharedWays
 
 
@@ -43,6 +45,7 @@ class World:
     ``sizes`` are training examples by client. ``average(base, members)`` makes the buffers of a new version from
     those in force and ``(share, buffers)`` of the updates. ``dispatch`` is ``immediate`` or ``after_aggregation``.
     ``shared`` are the links that transfers contend for; the trips then leave out what those carry.
+    ``availability`` says who is online when (``None`` = everybody always), ``perils`` what may befall a job on its way.
     ``timing_only`` worlds train nothing; what reads outcomes is refused in them.
     """
 
@@ -62,12 +65,18 @@ class World:
     non_finite: str = "skip"
     timing_only: bool = False
     shared: SharedWays | None = None
+    availability: Availability | None = None
+    perils: Perils | None = None
 
     def __post_init__(self) -> None:
         """Refuse by name what the engine cannot play."""
         if self.trips.contended != (self.shared is not None):
             raise RefusedError(
                 "trips without transfers (Trips.contended) go with shared links (World.shared), and no others"
+            )
+        if self.shared is not None and (self.availability is not None or self.perils is not None):
+            raise RefusedError(
+                "shared links do not go with [availability] or [failures] yet; give each client links of its own"
             )
         for what, part in (("strategy", self.strategy), ("selector", self.selector)):
             if self.timing_only and part.reads_outcomes:

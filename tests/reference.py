@@ -20,7 +20,7 @@ from desim_fl.draws import Purpose, word
 LEG, ARRIVAL, ALARM = 0, 1, 4  # classes within an instant
 KINDS = (
     "dispatch", "downloaded", "started", "computed", "arrive", "reject", "publish",
-    "lose", "cancel", "abandon", "leave", "come", "alarm", "stop",
+    "lose", "cancel", "abandon", "leave", "come", "alarm", "stop", "halt", "resume", "retry", "overdue", "late", "duplicate",
 )  # fmt: skip
 PATIENCE = 100
 

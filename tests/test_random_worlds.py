@@ -183,8 +183,8 @@ def strategy(method: Method):
     )
 
 
-def engine_of(setting: Setting, *, plan: bool = False) -> Played:
-    """The product's engine for a setting, not yet run; ``plan`` trains nothing."""
+def engine_of(setting: Setting, *, plan: bool = False, **more) -> Played:
+    """The product's engine for a setting, not yet run; ``plan`` trains nothing; ``more`` are other parts of its world."""
     executor = NullExecutor(setting.sizes) if plan else FloatExecutor(setting.sizes)
     if not plan:
         executor.learn = lambda job: setting.learned(job.params, job.client, job.nth)
@@ -192,7 +192,7 @@ def engine_of(setting: Setting, *, plan: bool = False) -> Played:
     world = World(
         strategy=strategy(setting.method),
         selector=selector(setting.selection, seed=setting.seed, keys=range(clients), order=setting.order),
-        trips=TableTrips(setting),
+        trips=more.pop("trips", None) or TableTrips(setting),
         executor=executor,
         assignment=Assignment([1] * clients),
         sizes=setting.sizes,
@@ -203,6 +203,7 @@ def engine_of(setting: Setting, *, plan: bool = False) -> Played:
         dispatch=setting.dispatch,
         timing_only=plan,
         shared=SharedWays(way(setting.down), way(setting.up)) if setting.down or setting.up else None,
+        **more,
     )
     return Played(Engine(world, EventLog(sink), evaluations.append), sink, "", executor, evaluations)
 
@@ -237,7 +238,8 @@ def check_laws(setting: Setting, played: Played) -> None:
     counted = {
         "versions": ledger.published, "updates": ledger.arrived, "dispatched": ledger.dispatched,
         "applied": ledger.applied, "buffered": ledger.buffered, "rejected": ledger.rejected, "lost": ledger.lost,
-        "cancelled": ledger.cancelled, "in_flight": ledger.in_flight,
+        "cancelled": ledger.cancelled, "in_flight": ledger.in_flight, "retries": ledger.retries,
+        "overdue": ledger.overdue, "late": ledger.late, "duplicates": ledger.duplicates,
     }  # fmt: skip
     assert audit.totals() == counted
 
@@ -260,10 +262,28 @@ def busy_from_rows(rows, *, waits: bool) -> dict[int, dict[str, int]]:
     return busy
 
 
+def partly_up(setting: Setting, rows, said) -> dict[int, int]:
+    """Bytes by client that went up for jobs that were lost or cancelled in their upload; on shared links what the rows say."""
+    legs, sent, done, up = {}, defaultdict(int), {}, defaultdict(int)
+    if setting.down or setting.up:
+        for (_, kind, client, *_), size in zip(rows, said, strict=True):
+            up[client] += size or 0 if kind in {"lose", "cancel"} else 0
+        return up
+    for ticks, kind, client, job, *_ in rows:
+        if kind == "dispatch":
+            legs[job], sent[client] = setting.legs(client, sent[client]), sent[client] + 1
+        elif kind == "computed":
+            done[job] = ticks
+        elif kind in {"lose", "cancel"} and legs[job].upload and job in done:
+            up[client] += BYTES * (ticks - done[job]) // legs[job].upload
+    return up
+
+
 def check_usage(setting: Setting, played: Played) -> None:
     """Busy ticks by leg, bytes, dispatches, arrivals and staleness equal the sums over the rows."""
     rows, accounts = played.sink.tuples(), played.engine.usage.accounts
     by_client = {kind: [row[2] for row in rows if row[1] == kind] for kind in ("dispatch", "arrive")}
+    partly = partly_up(setting, rows, played.sink.notes("bytes"))
     busy = busy_from_rows(rows, waits=setting.trips[0][0].wait is not None)
     assert sorted(accounts) == sorted(set(by_client["dispatch"]))
     for client, account in accounts.items():
@@ -271,12 +291,12 @@ def check_usage(setting: Setting, played: Played) -> None:
         assert account.dispatches == by_client["dispatch"].count(client)
         assert account.arrivals == account.steps == by_client["arrive"].count(client)
         assert account.bytes_down == BYTES * account.dispatches
-        assert account.bytes_up == BYTES * account.arrivals
+        assert account.bytes_up == BYTES * account.arrivals + partly[client]
     tau = [row[5] for row in rows if row[1] == "arrive"]
     assert sorted(played.engine.usage.staleness.elements()) == sorted(tau)
     assert sum(played.engine.usage.total()) == sum(sum(legs.values()) for legs in busy.values())
     assert played.engine.ledger.bytes_down == BYTES * len(by_client["dispatch"])
-    assert played.engine.ledger.bytes_up == BYTES * len(by_client["arrive"])
+    assert played.engine.ledger.bytes_up == BYTES * len(by_client["arrive"]) + sum(partly.values())
 
 
 @EXAMPLES

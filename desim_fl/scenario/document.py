@@ -10,8 +10,10 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from desim_fl.scenario.asynchronous import FedBuff
+from desim_fl.scenario.availability import Always, Availability
 from desim_fl.scenario.data import Data, FashionMnist, LeastSquares, Quadratic, data_name
 from desim_fl.scenario.devices import with_profile
+from desim_fl.scenario.failures import FailuresTable
 from desim_fl.scenario.models import BY_DATA, Mlp, Model
 from desim_fl.scenario.rules import problems
 from desim_fl.scenario.server import Checkpoint, Executor, Run
@@ -31,6 +33,10 @@ class Scenario(Table):
     data: Data = Field(default=FashionMnist(), description="What is learned; chosen by name.")
     clients: Clients = Field(description="Who takes part.")
     network: Network = Field(default=Network(), description="How clients reach the server.")
+    availability: Availability = Field(default=Always(), description="When clients are online; chosen by name.")
+    failures: FailuresTable = Field(
+        default=FailuresTable(), description="What goes wrong between dispatch and arrival."
+    )
     model: Model = Field(
         default=Mlp(),
         description="What is trained; chosen by name. Absent = mlp, scalar for quadratic data, or linear "
@@ -58,8 +64,9 @@ class Scenario(Table):
     def resolved(self) -> dict[str, Any]:
         """Return every key that has an effect, defaults included, as plain TOML values in a fixed order."""
         document = self.entries()
-        if not document["checkpoint"]:
-            del document["checkpoint"]
+        for table in ("availability", "failures", "checkpoint"):
+            if not document[table]:
+                del document[table]
         for key in self.strategy.settles():
             del document["run"][key]
         if isinstance(self.data, Quadratic) or (isinstance(self.data, LeastSquares) and self.data.shared):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Self
 
+SHORTEST_S = 0.001  # of times that follow each other: shorter ones would be too many
 ONE_BIT_A_SECOND = 1e-6  # in Mbit/s
 MIN_SHAPE = 0.05  # below it a heavy tail leaves the range of a double
 Cap = Annotated[Positive | None, Field(description="Largest value that is drawn; larger ones become this one.")]
@@ -383,6 +384,9 @@ def _at_least(smallest: float, what: str) -> Callable[[LawTable], LawTable]:
 
 _Bare = BeforeValidator(_constant, json_schema_input_type=Amount | AnyLaw)
 Duration = Annotated[AnyLaw, _Bare]
+Span = Annotated[
+    AnyLaw, AfterValidator(_at_least(SHORTEST_S, "such a time must be at least a millisecond (0.001)")), _Bare
+]
 Factor = Annotated[AnyLaw, AfterValidator(_at_least(0, "a factor must be above 0")), _Bare]
 Bandwidth = Annotated[
     AnyLaw, AfterValidator(_at_least(ONE_BIT_A_SECOND, "a bandwidth must be at least 0.000001 (1 bit/s)")), _Bare

@@ -6,8 +6,10 @@ import re
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+from desim_fl.scenario.availability import AVAILABILITIES, DEFAULT_AVAILABILITY, availability_tag
 from desim_fl.scenario.data import DATA, DEFAULT_DATA, data_tag
 from desim_fl.scenario.devices import DeviceClass
+from desim_fl.scenario.failures import FailuresTable
 from desim_fl.scenario.laws import LAWS
 from desim_fl.scenario.models import DEFAULT_MODEL, MODELS, VISION, VISION_MODELS, model_tag
 from desim_fl.scenario.rules import Loc, Problem, bare, key_of, quoted
@@ -28,6 +30,7 @@ TOP = ("name", "description")
 PLAIN: dict[str, type[Table]] = {
     "clients": Clients,
     "network": Network,
+    "failures": FailuresTable,
     "training": Training,
     "run": Run,
     "executor": Executor,
@@ -35,6 +38,7 @@ PLAIN: dict[str, type[Table]] = {
 }
 VARIANTS: dict[str, tuple[Mapping[str, type[Table]], str, Callable[[Any], str | None]]] = {
     "data": (DATA, DEFAULT_DATA, data_tag),
+    "availability": (AVAILABILITIES, DEFAULT_AVAILABILITY, availability_tag),
     "model": (MODELS, DEFAULT_MODEL, model_tag),
     "strategy": (STRATEGIES, DEFAULT_STRATEGY, lambda value: tag_of(value, DEFAULT_STRATEGY)),
 }
@@ -47,7 +51,9 @@ NESTED: dict[Loc, type[Table]] = {
     ("training", "delay_aware"): DelayAware,
     ("training", "lr_schedule"): LrSchedule,
 }
-SECTIONS = ("data", "clients", "network", "model", "training", "strategy", "run", "executor", "checkpoint")
+SECTIONS = (
+    "data", "clients", "network", "availability", "failures", "model", "training", "strategy", "run", "executor", "checkpoint",
+)  # fmt: skip
 
 
 def shown(value: Any) -> str:

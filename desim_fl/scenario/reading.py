@@ -13,6 +13,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from desim_fl.errors import ScenarioError
 from desim_fl.scenario import messages, rules
+from desim_fl.scenario.availability import Availability
 from desim_fl.scenario.data import Data
 from desim_fl.scenario.document import Scenario, filled
 from desim_fl.scenario.laws import LAWS
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from desim_fl.scenario.rules import Problem
     from desim_fl.scenario.table import Table
 
+_WITH_LAWS = ("clients", "network", "availability", "failures")
 MAX_BYTES = 1 << 20
 MAX_PROBLEMS = 100
 PIPE_WAIT_S = 10
@@ -60,6 +62,7 @@ def load(
         run["seed"] = seed
         settings.pop(("run", "seed"), None)
         settings["run", "seed"] = f"--seed {messages.shown(seed)}"
+    _place_trace(document, Path(path))
     places = Places(str(path), lines(text), settings)
     refuse_deep(document, places)
     try:
@@ -90,6 +93,14 @@ def read_data(name: str, settings: Mapping[str, str]) -> Table:
     if faults:
         raise ScenarioError("\n".join(faults))
     return found.data
+
+
+def _place_trace(document: dict[str, Any], path: Path) -> None:
+    """Make the path of a trace absolute, so that the scenario means the same wherever it is kept."""
+    table = document.get("availability")
+    trace = table.get("path") if isinstance(table, dict) else None
+    if isinstance(table, dict) and isinstance(trace, str) and trace:
+        table["path"] = str(path.absolute().parent / trace)
 
 
 def _read(path: str | Path) -> str:
@@ -188,7 +199,7 @@ def _untagged(loc: Loc) -> Loc:
     section = loc[0]
     if section in messages.VARIANTS:
         loc = (*loc[:1], *loc[2:])
-    tags: Iterable[str] = ("one", "each") if section == "data" else LAWS if section in ("clients", "network") else ()
+    tags: Iterable[str] = ("one", "each") if section == "data" else LAWS if section in _WITH_LAWS else ()
     at = 4 if loc[:2] == messages.CLASSES else 2  # a law of a class, or of all
     return (*loc[:at], *loc[at + 1 :]) if len(loc) > at and loc[at] in tags else loc
 
@@ -206,7 +217,9 @@ def _readable(document: dict[str, Any], found: Sequence[Problem]) -> dict[str, T
 
 
 def _read_table(section: str, table: Mapping[str, Any] | None) -> Table | None:
-    kind: Any = {"data": Data, "model": Model, "strategy": Strategy}.get(section) or messages.PLAIN[section]
+    kind: Any = {"data": Data, "availability": Availability, "model": Model, "strategy": Strategy}.get(
+        section
+    ) or messages.PLAIN[section]
     try:
         return TypeAdapter(kind).validate_python(table)
     except ValidationError:

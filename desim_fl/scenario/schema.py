@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from desim_fl.scenario.availability import AVAILABILITIES, DEFAULT_AVAILABILITY
 from desim_fl.scenario.data import DATA, DEFAULT_DATA
 from desim_fl.scenario.document import Scenario
 from desim_fl.scenario.laws import LAWS
@@ -21,7 +22,8 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 def schema() -> dict[str, Any]:
     """Return the JSON Schema (draft 2020-12) that scenario files follow; rules between keys are not in it."""
     raw = Scenario.model_json_schema()
-    for kinds, default in ((DATA, DEFAULT_DATA), (MODELS, DEFAULT_MODEL), (STRATEGIES, DEFAULT_STRATEGY)):
+    variants = ((DATA, DEFAULT_DATA), (AVAILABILITIES, DEFAULT_AVAILABILITY), (MODELS, DEFAULT_MODEL))
+    for kinds, default in (*variants, (STRATEGIES, DEFAULT_STRATEGY)):
         _require(raw, "name", {tag: kind for tag, kind in kinds.items() if tag not in (default, *BY_DATA.values())})
     _require(raw, "law", LAWS)
     model = raw["properties"]["model"]
