@@ -24,6 +24,14 @@ class MethodTable(Table):
         """Return the keys of [run] that this method itself settles, each with the reason: they must not be given."""
         return NOTHING
 
+    def unused(self) -> Mapping[str, str]:
+        """Return the keys of this table that have no effect beside its others, each with the reason: they must not be given."""
+        return NOTHING
+
+    def idle(self) -> frozenset[str]:
+        """Return the keys without effect."""
+        return frozenset(self.unused())
+
     def places(self, clients: int, asked: int) -> int | None:  # noqa: ARG002
         """Return the jobs in flight, at most: run.concurrency, unless the method settles it; ``None`` = no bound."""
         return asked

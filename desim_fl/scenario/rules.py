@@ -229,6 +229,37 @@ def _settled(strategy: MethodTable, run: Run) -> Iterator[Problem]:
         yield Problem(("run", key), text, (("strategy", "name"),))
 
 
+def _unused(strategy: MethodTable) -> Iterator[Problem]:
+    reasons = strategy.unused()
+    for key in strategy.given(*reasons):
+        yield Problem(("strategy", key), f"{key} must not be given; {reasons[key]}", (("strategy", "name"),))
+
+
+WAITED_FOR = ("buffer_size", "min_clients")  # arrivals that make a version
+
+
+def _never_full(clients: Clients, strategy: MethodTable, run: Run) -> Iterator[Problem]:
+    """After an arrival nobody leaves before the next version, so more than fly at once never come."""
+    if run.dispatch != "after_aggregation" or "dispatch" in strategy.settles():
+        return
+    most = min(clients.count, run.concurrency)
+    for key in WAITED_FOR:
+        wanted = getattr(strategy, key, 0)
+        if wanted > most:
+            text = (
+                f'{key} = {wanted} is never reached with dispatch = "after_aggregation" and {most} jobs in flight; lower it, '
+                "or raise concurrency"
+            )
+            yield Problem(("strategy", key), text, (("run", "dispatch"), ("run", "concurrency"), ("clients", "count")))
+
+
+def _contacted(clients: Clients, strategy: MethodTable) -> Iterator[Problem]:
+    contacted = getattr(strategy, "contacted", 0)
+    if contacted > clients.count:
+        text = f"contacted = {contacted} is more than the {clients.count} clients there are"
+        yield Problem(("strategy", "contacted"), text, (("clients", "count"),))
+
+
 def _order(clients: Clients, run: Run) -> Iterator[Problem]:
     doubts = (("run", "selection"), ("run", "order"), ("clients", "count"))
     if run.selection == "order" and run.order is None:
@@ -401,6 +432,9 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_staleness, ("strategy",)),
     (_cohort, ("clients", "strategy")),
     (_settled, ("strategy", "run")),
+    (_unused, ("strategy",)),
+    (_never_full, ("clients", "strategy", "run")),
+    (_contacted, ("clients", "strategy")),
     (_order, ("clients", "run")),
     (_stop_rule, ("run",)),
     (_windows, ("clients", "availability")),

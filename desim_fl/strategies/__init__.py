@@ -11,17 +11,53 @@ from typing import TYPE_CHECKING, Any
 
 from desim_fl.core import Strategy
 from desim_fl.errors import ScenarioError
+from desim_fl.strategies.area import Area, AsoFed
+from desim_fl.strategies.asyncsgd import AsyncSGD
+from desim_fl.strategies.ca2fl import Ca2fl
+from desim_fl.strategies.fadas import Fadas
+from desim_fl.strategies.fedasmu import FedAsmuStatic
 from desim_fl.strategies.fedasync import FedAsync
 from desim_fl.strategies.fedavg import FedAvg
 from desim_fl.strategies.fedbuff import FedBuff
+from desim_fl.strategies.fedfa import FedFa
+from desim_fl.strategies.fedstale import FedStale, FedVarp, Mifa
+from desim_fl.strategies.malenia import Malenia, Ringleader
 from desim_fl.strategies.options import one_of
+from desim_fl.strategies.polled import Favas, Quafl
+from desim_fl.strategies.port import Port
+from desim_fl.strategies.rennala import Rennala
+from desim_fl.strategies.ringmaster import Ringmaster
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = ["TABLE", "FedAsync", "FedAvg", "FedBuff", "build"]
 
-TABLE: dict[str, type[Strategy]] = {"fedasync": FedAsync, "fedbuff": FedBuff, "fedavg": FedAvg}
+TABLE: dict[str, type[Strategy]] = {
+    # asynchronous: every arrival, or every few, makes a version
+    "fedasync": FedAsync,
+    "fedbuff": FedBuff,
+    "asyncsgd": AsyncSGD,
+    "fadas": Fadas,
+    "ca2fl": Ca2fl,
+    "port": Port,
+    "area": Area,
+    "asofed": AsoFed,
+    "fedasmu_static": FedAsmuStatic,
+    "fedfa": FedFa,
+    "ringmaster": Ringmaster,
+    "rennala": Rennala,
+    "malenia": Malenia,
+    "ringleader": Ringleader,
+    "fedstale": FedStale,
+    "fedvarp": FedVarp,
+    "mifa": Mifa,
+    # a server that asks by the clock
+    "quafl": Quafl,
+    "favas": Favas,
+    # synchronous: rounds, cohorts, tiers
+    "fedavg": FedAvg,
+}
 
 
 def build(name: str, options: Mapping[str, Any]) -> Strategy:

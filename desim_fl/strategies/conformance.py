@@ -119,7 +119,14 @@ class Playground:
 
 def requests(reply: Reply) -> tuple[object, ...]:
     """Return what the timeline sees of a reply: everything but trained values, weights and shares."""
-    return (reply.params is None, reply.sends, reply.stops, reply.alarms, reply.reject, reply.abandon)
+    sends = None if reply.sends is None else tuple(map(_asked, reply.sends))
+    return (reply.params is None, sends, reply.stops, reply.alarms, reply.reject, reply.abandon)
+
+
+def _asked(send: Send) -> Send:
+    """Return a send without the values that go with it: of the start, which version it is; of the rest, whether there is any."""
+    start = None if send.start is None else Model(send.start.version, None)
+    return send._replace(start=start, extra=send.extra is not None)
 
 
 def script(strategy: Strategy, make: Callable[[float], Params], events: int = 40) -> list[Reply]:
