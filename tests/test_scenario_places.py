@@ -4,7 +4,9 @@ import pytest
 
 from desim_fl.errors import ScenarioError
 from desim_fl.scenario import load
+from desim_fl.scenario.messages import listed
 from desim_fl.scenario.places import lines
+from desim_fl.scenario.strategies import STRATEGIES
 
 AWKWARD = '''\
 # [clients] in a comment, a = 1
@@ -124,8 +126,8 @@ GOOD = "[clients]\ncount = 4\n[run]\nmax_updates = 1\n"
             "bad.toml:5: there is no table [zzz]; tables are data, clients, network, model, training, strategy, run, executor, checkpoint",
         ),
         (
-            "[strategy]\nname = 'fedavg'\nclients_per_round = 2\nbuffer_size = 3\n",
-            'bad.toml:8: [strategy] has no key "buffer_size" with name = "fedavg"; it belongs to name = "fedbuff"',
+            "[strategy]\nname = 'fedavg'\nclients_per_round = 2\nnormalize = 'K'\n",
+            'bad.toml:8: [strategy] has no key "normalize" with name = "fedavg"; it belongs to name = "fedbuff"',
         ),
         (
             "[strategy]\nname = 'fedavg'\nclients_per_round = 2\nstalness = 'hinge'\n",
@@ -149,10 +151,7 @@ GOOD = "[clients]\ncount = 4\n[run]\nmax_updates = 1\n"
         ),
         (
             "[strategy]\nname = 'fedbuf'\n",
-            (
-                'bad.toml:6: [strategy] name must be one of "fedasync", "fedbuff", "fedavg", "package.module:attribute", '
-                'not "fedbuf"; did you mean "fedbuff"?'
-            ),
+            (f'bad.toml:6: [strategy] name must be one of {listed(STRATEGIES)}, not "fedbuf"; did you mean "fedbuff"?'),
         ),
         (
             "[strategy]\nnormalize = 'k'\n",

@@ -35,11 +35,12 @@ class Playground:
         clients: int = 10,
         concurrency: int = 3,
         policy: str = "immediate",
+        sizes: Sequence[int] | None = None,
     ) -> None:
         self.strategy = strategy
         self.version, self.params = 0, params
         self.clients, self.concurrency, self.policy = clients, concurrency, policy
-        self.sizes: Sequence[int] = (1,) * clients
+        self.sizes: Sequence[int] = sizes or (1,) * clients
         self.groups: Mapping[str, Sequence[int]] = {}
         self.jobs: dict[int, Job] = {}
         self.caches: dict[int, Any] = {}
@@ -64,10 +65,10 @@ class Playground:
         """What the strategy last asked to be kept for a client."""
         return self.caches.get(client)
 
-    def arrive(self, job_id: int, params: Params, *, examples: int = 1, finite: bool = True) -> Reply:
+    def arrive(self, job_id: int, params: Params, *, examples: int = 1, finite: bool = True, steps: int = 0) -> Reply:
         """Bring a job back with this model; what a non-finite one brings is replaced by its base."""
         job = self.jobs.pop(job_id)
-        outcome = Outcome(params if finite else job.params, examples=examples)
+        outcome = Outcome(params if finite else job.params, examples=examples, steps=steps)
         update = Update(job, outcome, self.version - job.version, finite, self.cache(job.client))
         return self._obey(self._ask(self.strategy.arrive, self.state, self, update), freed=1)
 
