@@ -299,7 +299,7 @@ class Favas(Polled):
     name: Literal["favas"] = Field(
         default="favas", description="Drawn clients' progress, made comparable, by the clock."
     )
-    normalize: Literal["expected", "realized"] = Field(
+    scaling: Literal["expected", "realized"] = Field(
         default="expected",
         description="Divide progress by the mean number of steps, or by their chance times their number.",
     )

@@ -184,17 +184,17 @@ class Favas(Polled):
     """``x <- (x + sum (b_i + (x_i - b_i) / alpha_i)) / (s + 1)`` over s drawn clients, b_i where each began; they go on from x.
 
     Leconte, Minh Nguyen, Moulines, "FAVANO: Federated AVeraging with Asynchronous NOdes", 2023 (the formula is recalled,
-    not checked against the paper's text). ``alpha_i`` corrects for how much client i gets done: ``normalize = "expected"``
+    not checked against the paper's text). ``alpha_i`` corrects for how much client i gets done: ``scaling = "expected"``
     is E[E_i], E_i being its steps between two contacts (at most one job's), and ``"realized"`` is P(E_i > 0) E_i. Neither
     expectation is known to a server, so both are taken over the client's own contacts so far, this one included. A client
     that has done nothing is taken for its b_i. A non-finite model is left out, s being the number of the others.
     """
 
-    normalize: str = "expected"
+    scaling: str = "expected"
 
     def __post_init__(self) -> None:
         Polled.__post_init__(self)
-        one_of("normalize", self.normalize, ("expected", "realized"))
+        one_of("scaling", self.scaling, ("expected", "realized"))
 
     def seen(self, report: Report) -> Params:
         """The client's progress, scaled to what one step would be."""
@@ -202,7 +202,7 @@ class Favas(Polled):
         if not report.steps:
             return report.params
         share = record.active / record.contacts
-        alpha = record.steps / record.contacts if self.normalize == "expected" else share * report.steps
+        alpha = record.steps / record.contacts if self.scaling == "expected" else share * report.steps
         return report.base + (report.params - report.base) / alpha
 
     def onward(self, report: Report, before: Params, after: Params, count: int) -> Params:  # noqa: ARG002
