@@ -140,6 +140,7 @@ def test_a_stopped_study_goes_on(tmp_path: Path) -> None:
     lines = (tmp_path / "whole" / "journal.jsonl").read_bytes().splitlines(keepends=True)
     (tmp_path / "part" / "journal.jsonl").write_bytes(b"".join(lines[:5]) + lines[5][:40])
     assert conduct(plan, tmp_path / "part", 1)["played_now"] == 7
+    assert conduct(plan, tmp_path / "part", 1)["played_now"] == 0
     for name in ("variants", "effects", "curves"):
         assert table(tmp_path / "part", name).equals(table(tmp_path / "whole", name))
 
@@ -342,3 +343,20 @@ def test_hostile_labels_are_shown_as_text(tmp_path: Path) -> None:
     assert "<script>alert(1)" not in page
     assert "<b>x</b>" not in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page
+
+
+def test_a_run_that_does_not_get_there_is_kept_until_its_end(done: Path) -> None:
+    """Against a target that nothing reaches every run counts as censored at its end, with no median and its whole time."""
+    folder = done.parent
+    path = folder / "hard.toml"
+    path.write_text(STUDY + '[target]\nmetric = "loss"\nvalue = 0.0001\n')
+    conduct(load(path), folder / "hard", 1)
+    runs, reach = table(folder / "hard", "runs"), table(folder / "hard", "reach")
+    assert runs["reached"].to_list() == [0.0] * 12
+    assert runs["time_to_target_s"].to_list() == runs["virtual_time_s"].to_list()
+    assert reach["reached"].to_list() == [0] * 8
+    assert reach["median"].null_count() == 8
+    ends = runs.filter(pl.col("variant") == "1 · FedAsync")["virtual_time_s"].to_list()
+    first = reach.filter((pl.col("variant") == "1 · FedAsync") & (pl.col("measure") == "time_to_target_s"))
+    assert first["restricted_mean"].item() == pytest.approx(min(ends))
+    assert "Never reached by" in (folder / "hard" / "report.html").read_text()

@@ -61,7 +61,6 @@ def conduct(
     folder holds something else. A run that fails is a row; the others go on.
     """
     with _claimed(folder, plan), Journal(folder) as journal:
-        known = set(journal.rows)
         player = _Player(plan, folder, journal, crew.processes() if workers is None else workers, watch)
         chosen, trials = player.tuned()
         played = player.played(chosen)
@@ -69,7 +68,7 @@ def conduct(
         found = {**tables._asdict(), "tuning": trials}
         for name, table in found.items():
             rundir.write_table(folder / f"{name}.parquet", table)
-        manifest = _manifest(plan, played, known, chosen)
+        manifest = _manifest(plan, played, player.count, chosen)
         rundir.write_manifest(folder, manifest)
         from desim_fl.report import study_page  # noqa: PLC0415  (altair is not needed to play)
 
@@ -105,6 +104,7 @@ class _Player:
         watch: Callable[[Progress], None] | None,
     ) -> None:
         self._plan, self._folder, self._journal, self._workers, self._watch = plan, folder, journal, workers, watch
+        self.count = 0  # runs of the study itself that were played now, not found in the journal
 
     def tuned(self) -> tuple[dict[tuple[str, ...], int], Any]:
         """Play the tuning runs; return the chosen place of the grid by group, and the table. Raises RunError if none will do."""
@@ -160,6 +160,7 @@ class _Player:
             for row in found:
                 self._journal.add(row)
                 done += 1
+                self.count += stage == "study"
                 if self._watch is not None:
                     run = names[row["key"]]
                     self._watch(Progress(stage, run.label, run.seed, row, done, len(names)))
@@ -173,7 +174,7 @@ def _seeded(scenario: Scenario, seed: int) -> Scenario:
 
 
 def _manifest(
-    plan: Plan, played: Sequence[effects.Played], known: set[str], chosen: dict[tuple[str, ...], int]
+    plan: Plan, played: Sequence[effects.Played], now: int, chosen: dict[tuple[str, ...], int]
 ) -> dict[str, Any]:
     """Return what identifies a study, and its counts."""
     study = plan.study
@@ -200,7 +201,7 @@ def _manifest(
         },
         "runs": len(played),
         "distinct": len(keys),
-        "played_now": len(keys - known),
+        "played_now": now,
         "failed": [f"{run.variant.label}, seed {run.seed}: {run.row['error'].splitlines()[0]}" for run in failed],
         "versions": versions(),
     }
