@@ -19,6 +19,14 @@ def rejected_for_ever(count: int, reason: str, ticks: int) -> StalledError:
     )
 
 
+def lost_for_ever(count: int, reason: str, ticks: int) -> StalledError:
+    """Every job is lost, and no stop rule ends this."""
+    return StalledError(
+        f"{count} jobs in a row were lost (the last one: {reason}) up to t = {ticks / 1e6} s, and nothing arrived in between; set "
+        "run.max_time_s, or look at failures.timeout_s, the chances in [failures] and the windows of [availability]"
+    )
+
+
 def abandoned_for_ever(count: int, ticks: int) -> StalledError:
     """No round is ever committed, and nothing else would stop the run."""
     return StalledError(

@@ -25,6 +25,7 @@ from desim_fl.algebra import Null, is_finite
 from desim_fl.attendance import roster
 from desim_fl.complaints import (
     abandoned_for_ever,
+    lost_for_ever,
     non_finite,
     not_advancing,
     nothing_left,
@@ -289,8 +290,10 @@ class Engine:
         del self.flights[job.id]
         if free:
             self._roster.free(job.client)
-        self.ledger.lost += 1
+        self.ledger.lose()
         self.losses[why] += 1
+        if self.ledger.lost_in_a_row >= _SAME_INSTANT_LIMIT and self.world.stops.max_ticks is None:
+            raise lost_for_ever(self.ledger.lost_in_a_row, why, now)
         self.usage.spend(flying, now)
         staleness = self.model.version - job.version
         self.log.block(now)

@@ -42,11 +42,19 @@ class Ledger:
     settled_staleness: int = 0
     base_versions: int = 0  # sum of the base versions of the jobs in flight
     logged_in_flight: int = 0
+    lost_in_a_row: int = 0  # since the latest arrival
+    arrived_before: int = 0  # when that was counted
 
     @property
     def in_flight(self) -> int:
         """Jobs that left and have not ended; after every event as many as the engine holds."""
         return self.dispatched - self.arrived - self.lost - self.cancelled
+
+    def lose(self) -> None:
+        """Count a loss, and those in a row."""
+        self.lost += 1
+        self.lost_in_a_row = 1 if self.arrived > self.arrived_before else self.lost_in_a_row + 1
+        self.arrived_before = self.arrived
 
     def publish(self) -> None:
         """Count a new version: everything buffered is applied."""

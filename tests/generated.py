@@ -248,6 +248,29 @@ TABLES: dict[str, dict[str, Line]] = {
         "no numbers": (poisoned,),
         "both": (crashing, poisoned),
     },
+    "availability": {
+        "always": (),
+        "renewal": (
+            "availability.name=renewal", "availability.on_s={law='exponential',mean=4.0}", "availability.off_s={law='exponential',mean=1.0}",
+            ["availability.on_leave=drop", "availability.on_leave=pause", "availability.on_leave=finish"], "run.max_time_s=60",
+        ),
+        "windows": (
+            "availability.name=windows", "availability.period_s=5.0", "availability.windows_s=[[[0,3]],[[0,2],[2,4]],[[1,5]],[[0,5]],[[2.5,4.5]],[[0,1],[2,3],[4,5]]]",
+            ["availability.on_leave=pause", "availability.on_leave=drop"], "run.max_time_s=20",
+        ),
+    },
+    "failures": {
+        "none": (),
+        "crashes and retries": (
+            "failures.crash_download=0.1", "failures.crash_compute=0.2", "failures.crash_upload=0.1", "failures.upload_loss=0.1",
+            ["failures.max_retries=2", "failures.crash_hazard_per_s=0.05"], "run.max_time_s=60",
+        ),
+        "late and again": ("failures.timeout_s=1.0", "failures.duplicate=0.4", "failures.duplicate_delay_s={law='uniform',low=0.0,high=1.0}", "run.max_time_s=8"),
+        "outages": (
+            "failures.outages_s=[[1, 1.5], [3, 3.25]]", ["failures.on_outage=wait", "failures.on_outage=fail"],
+            ["failures.timeout_s=2.0", "failures.crash_compute=0.1"], "run.max_time_s=12",
+        ),
+    },
     "work": {
         "usual": (),
         "epochs": ("training.epochs=3",),
@@ -383,6 +406,12 @@ RARE: dict[str, Callable[[Seen], bool]] = {
     "an update without examples turned away": lambda s: "no examples" in s.reasons,
     "an update turned away by its trained value": lambda s: "too small" in s.reasons,
     "an update that is not finite": lambda s: "rejected: non-finite" in s.outcomes,
+    "a client that leaves in the middle": lambda s: bool(s.ticks("leave")),
+    "a client that comes back to its job": lambda s: bool(s.ticks("come")),
+    "a standstill": lambda s: bool(s.ticks("halt")),
+    "a retry": lambda s: bool(s.ticks("retry")),
+    "a job that ends after it was given up": lambda s: bool(s.ticks("late")),
+    "a second delivery": lambda s: bool(s.ticks("duplicate")),
     "a cancelled job": lambda s: bool(s.ticks("cancel")),
     "a cancellation in the instant of an arrival": lambda s: s.together("cancel", "arrive"),
     "an abandoned round": lambda s: bool(s.ticks("abandon")),
