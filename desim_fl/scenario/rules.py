@@ -10,10 +10,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from desim_fl.scenario import device_rules
-from desim_fl.scenario.availability import WindowsTable
+from desim_fl.scenario import device_rules, journey_rules
 from desim_fl.scenario.data import Blobs, LeastSquares, Quadratic
-from desim_fl.scenario.failures import BACKOFF, FailuresTable
 from desim_fl.scenario.method import STALENESS_KEYS, MethodTable, StalenessTable
 from desim_fl.scenario.models import BY_DATA, Cnn, CnnGap, LeNet5, Logistic, ResNet20
 from desim_fl.scenario.schedules import SCHEDULE_KEYS
@@ -299,62 +297,6 @@ def _closed_form(data: Table, model: Table, training: Training) -> Iterator[Prob
         yield Problem(("training", "optimizer"), text, (("model", "name"),))
 
 
-def _windows(clients: Clients, availability: Table) -> Iterator[Problem]:
-    if isinstance(availability, WindowsTable) and len(availability.windows_s) != clients.count:
-        text = f"windows_s has {len(availability.windows_s)} entries, but [clients] count = {clients.count}"
-        yield Problem(("availability", "windows_s"), text, (("clients", "count"),))
-
-
-def _failures(failures: FailuresTable) -> Iterator[Problem]:
-    """Keys that say how, where nothing says that."""
-    needs = (
-        (("duplicate_delay_s",), failures.duplicate > 0, "duplicate above 0"),
-        (("max_retries",), failures.retried or not failures.max_retries, 'a chance of a crash, or on_outage = "fail"'),
-        (BACKOFF, failures.max_retries > 0, "max_retries above 0"),
-        (("late",), failures.timeout_s is not None, "the key timeout_s"),
-        (("on_outage",), failures.goes_down, "outages_s, or outage_every_s"),
-        (("outage_for_s",), failures.outage_every_s is not None, "the key outage_every_s"),
-    )
-    for keys, there, what in needs:
-        for key in failures.given(*keys):
-            if not there:
-                yield Problem(("failures", key), f"{key} has no effect without {what}")
-    if failures.outage_every_s is not None and failures.outage_for_s is None:
-        yield Problem(("failures", "outage_every_s"), "outage_every_s needs the key outage_for_s")
-    if failures.outage_every_s is not None and failures.outages_s is not None:
-        yield Problem(("failures", "outages_s"), "outages_s and outage_every_s must not both be given")
-
-
-def _interruptions(availability: Table, failures: FailuresTable) -> Iterator[Problem]:
-    pauses = getattr(availability, "pauses", False)
-    if failures.given("interrupted_transfers") and not (pauses or failures.interrupts()):
-        text = (
-            "interrupted_transfers has no effect: nothing here interrupts a transfer that goes on (a client's pause, an "
-            "outage that is waited for, a retry)"
-        )
-        yield Problem(
-            ("failures", "interrupted_transfers"), text, (("availability", "on_leave"), ("availability", "name"))
-        )
-
-
-def _shared(network: Network, availability: Table, failures: FailuresTable) -> Iterator[Problem]:
-    """What shared links cannot be played with yet."""
-    if not (network.shares_down or network.shares_up):
-        return
-    text = "shared links (server_..._mbps, region_..._mbps) cannot be played with"
-    if getattr(availability, "name", "") != "always":
-        yield Problem(("availability", "name"), f"{text} clients that come and leave yet")
-    if failures.entries():
-        key = next(iter(failures.entries()))
-        yield Problem(("failures", key), f"{text} [failures] yet")
-
-
-def _late(failures: FailuresTable, strategy: Table) -> Iterator[Problem]:
-    if failures.late == "accept" and isinstance(strategy, FedAvg):
-        text = 'late = "accept" does not go with strategy fedavg, whose rounds end by deadline_s'
-        yield Problem(("failures", "late"), text, (("strategy", "name"),))
-
-
 def _workers(executor: Executor) -> Iterator[Problem]:
     if executor.name == "inline" and executor.workers is not None and executor.workers > 1:
         text = f"workers = {executor.workers} is refused: the inline executor runs one job at a time"
@@ -437,11 +379,11 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_contacted, ("clients", "strategy")),
     (_order, ("clients", "run")),
     (_stop_rule, ("run",)),
-    (_windows, ("clients", "availability")),
-    (_failures, ("failures",)),
-    (_interruptions, ("availability", "failures")),
-    (_late, ("failures", "strategy")),
-    (_shared, ("network", "availability", "failures")),
+    (journey_rules.windows, ("clients", "availability")),
+    (journey_rules.failures, ("failures",)),
+    (journey_rules.interruptions, ("availability", "failures")),
+    (journey_rules.late, ("failures", "strategy")),
+    (journey_rules.shared, ("network", "availability", "failures")),
     (_workers, ("executor",)),
     (_address, ("executor",)),
     (_vmap, ("executor",)),
