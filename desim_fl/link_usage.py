@@ -34,8 +34,6 @@ def table(roads: Iterable[Road], ticks: int) -> pl.DataFrame:
         over, under = road.way.scale.as_integer_ratio()
         for span in road.meter.spans(ticks):
             capacity = capacities[span.branch]
-            if span.branch is not None and (capacity is None or len(road.way.regional) == 1):
-                continue
             where = SERVER if span.branch is None else span.branch
             mbps = None if capacity is None else capacity / 1e6 / road.way.scale
             before, after = (

@@ -28,39 +28,52 @@ class Span(NamedTuple):
 
 
 class Meter:
-    """Watches one link: one row of counts for the root and each branch, one column a span of time."""
+    """Watches one link: a row of counts for the root and one for each branch with a limit, a column for each span of time."""
 
-    def __init__(self, branches: int) -> None:
-        self.link: Link | None = None
+    def __init__(self, link: Link) -> None:
+        self.link = link
+        limited = [number for number, branch in enumerate(link.branches) if branch.capacity is not None]
+        self.rows: list[int | None] = [None, *limited]  # ``None`` = the root
         self._span = _FIRST_SPAN << FINE
-        self._work: list[list[int]] = [[] for _ in range(branches + 1)]  # the root's first
-        self._busy: list[list[int]] = [[] for _ in range(branches + 1)]
-        self._full: list[list[int]] = [[] for _ in range(branches + 1)]
+        self._end = 0  # of the last span there is
+        self._work: list[list[int]] = [[] for _ in self.rows]
+        self._busy: list[list[int]] = [[] for _ in self.rows]
+        self._full: list[list[int]] = [[] for _ in self.rows]
 
     def watch(self, begin: int, end: int, carried: list[int]) -> None:
         """Add a stretch of constant rates (see :class:`desim_fl.sharing.Link`)."""
+        if end > self._end or not self._end:
+            self._reach(end)
+        if begin >= self._end - self._span:  # nearly always
+            self._add(-1, end - begin, carried)
+            return
+        for place in range(begin // self._span, -(-end // self._span)):
+            part = min(end, (place + 1) * self._span) - max(begin, place * self._span)
+            self._add(place, part, [work * part // (end - begin) for work in carried])
+
+    def _add(self, place: int, part: int, carried: list[int]) -> None:
+        """Add a stretch that lies within a span."""
+        link = self.link
+        for row, number in enumerate(self.rows):
+            if number is None:
+                work, busy, full = sum(carried), True, link.full
+            else:
+                branch = link.branches[number]
+                work, busy, full = carried[number], branch.transfers > 0, branch.full
+            if busy:
+                self._work[row][place] += work
+                self._busy[row][place] += part
+            if full:
+                self._full[row][place] += part
+
+    def _reach(self, end: int) -> None:
+        """Make spans up to an instant, longer ones if there would be too many."""
         while -(-end // self._span) > SPANS:
             self._double()
-        while len(self._work[0]) * self._span < end or not self._work[0]:
-            for rows in (self._work, self._busy, self._full):
-                for row in rows:
-                    row.append(0)
-        link, span, first = self.link, self._span, begin // self._span
-        branches = link.branches  # pyright: ignore[reportOptionalMemberAccess]
-        works = [sum(carried), *carried]
-        fulls = [link.full, *(branch.full for branch in branches)]  # pyright: ignore[reportOptionalMemberAccess]
-        if begin == end:
-            for row, work in enumerate(works):
-                self._work[row][min(first, len(self._work[row]) - 1)] += work
-            return
-        busy = [True, *(branch.transfers > 0 for branch in branches)]
-        for place in range(first, -(-end // span)):
-            part = min(end, (place + 1) * span) - max(begin, place * span)
-            for row, work in enumerate(works):
-                if busy[row]:
-                    self._work[row][place] += work * part // (end - begin)
-                    self._busy[row][place] += part
-                    self._full[row][place] += part * fulls[row]
+        for counts in (self._work, self._busy, self._full):
+            for row in counts:
+                row.extend([0] * (max(1, -(-end // self._span)) - len(row)))
+        self._end = len(self._work[0]) * self._span
 
     def _double(self) -> None:
         """Make every span twice as long."""
@@ -75,7 +88,7 @@ class Meter:
         length = self._span >> FINE
         return [
             Span(
-                None if row == 0 else row - 1,
+                self.rows[row],
                 place * length,
                 max(place * length, min((place + 1) * length, until)),
                 works[place + 1] - works[place],

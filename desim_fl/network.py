@@ -51,7 +51,7 @@ class Way:
     """One direction that transfers share: the server's link, and regional links on the way to it, in bit/s.
 
     ``capacity`` is the server's, ``regional`` those of the regions (``None`` = no limit); ``regions`` is each client's
-    region, ``rates`` its own link in Mbit/s (``None`` = unlimited for all). Transfers take ``scale`` times as long.
+    region, ``rates`` its own link in Mbit/s, as :meth:`Links.sharing` gives them (``None`` = unlimited for all). Transfers take ``scale`` times as long.
     """
 
     capacity: int | None
@@ -62,9 +62,10 @@ class Way:
 
     def link(self) -> tuple[Link, Meter]:
         """Return the link itself, empty, and what watches it."""
-        meter = Meter(len(self.regional))
-        meter.link = Link(self.capacity, self.regional, meter.watch)
-        return meter.link, meter
+        link = Link(self.capacity, self.regional)
+        meter = Meter(link)
+        link.watch = meter.watch
+        return link, meter
 
     def region(self, client: int) -> int:
         """The client's region."""
@@ -72,7 +73,7 @@ class Way:
 
     def cap(self, client: int) -> int | None:
         """The rate of the client's own link; ``None`` = unlimited."""
-        return None if self.rates is None else bits_a_second(self.rates[client])
+        return None if self.rates is None else max(1, round(self.rates[client] * 1e6))
 
     def work(self, size_bytes: int) -> int:
         """Millionths of a bit that so many bytes are, times the scale."""

@@ -123,7 +123,7 @@ class Link:
         self.capacity, self.full = capacity, False
         self.branches = [Branch(own) for own in capacities]
         self.ended: list[tuple[int, int]] = []  # (id, instant of the last bit) of those not taken yet
-        self._watch = watch
+        self.watch = watch
         self._tick = self._now = self._lanes_made = 0  # ``_now`` in 2^-64 ticks, a little beyond the tick at times
         self._settled = True
         self._transfers: dict[int, tuple[Lane, int]] = {}
@@ -140,8 +140,8 @@ class Link:
         where = self.branches[branch]
         if not work or (cap is None and where.capacity is None and self.capacity is None):
             self.ended.append((number, self._now))
-            if self._watch is not None:
-                self._watch(self._now, self._now, [work << FINE if mine is where else 0 for mine in self.branches])
+            if self.watch is not None:
+                self.watch(self._now, self._now, [work << FINE if mine is where else 0 for mine in self.branches])
         else:
             self._enter(number, work << FINE, UNCAPPED if cap is None else cap, where)
 
@@ -211,8 +211,8 @@ class Link:
                     step = rise * passed // over
                     branch.clock += step
                 carried.append(branch.slow * passed + branch.shared * step)
-            if self._watch is not None:
-                self._watch(self._now, instant, carried)
+            if self.watch is not None:
+                self.watch(self._now, instant, carried)
         self._now = instant
 
     def _following(self) -> int | None:
