@@ -185,6 +185,7 @@ def test_rates_on_a_shared_link_have_three_digits():
     drawn = regions([2.0, 1.0, 1.0], 5, range(10_000))
     assert [int((drawn == region).sum()) for region in range(3)] == pytest.approx([5000, 2500, 2500], abs=150)
     assert list(regions([2.0, 1.0, 1.0], 5, range(50, 60))) == list(drawn[50:60])
+    assert regions([1.0, 1.0], 0, range(12)).tolist() == [1, 0, 0, 1, 1, 0, 1, 1, 0, 0, 0, 0]  # slot 6 of a client
 
 
 @pytest.mark.parametrize(
