@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from desim_fl import allotment, circumstances, closed_form, fleet, footprint, selection, strategies
+from desim_fl import allotment, circumstances, closed_form, fleet, footprint, preferences, strategies
 from desim_fl import data as holdings
 from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment, Stragglers
@@ -53,7 +53,13 @@ class Built:
     trace: Trace | None = None
 
 
-def build(scenario: Scenario, *, timing_only: bool = False, stored: allotment.Stored | None = None) -> Built:
+def build(
+    scenario: Scenario,
+    *,
+    timing_only: bool = False,
+    assume_full_work: bool = False,
+    stored: allotment.Stored | None = None,
+) -> Built:
     """Wire a world; with ``timing_only`` no torch is imported and nothing is trained; ``stored`` is a partition to keep.
 
     Raises ``ScenarioError`` for what the scenario alone could not show (too few samples, a missing module, ...).
@@ -71,7 +77,7 @@ def build(scenario: Scenario, *, timing_only: bool = False, stored: allotment.St
     executor, reason = _executor(scenario, task, people, assignment)
     world = World(
         strategy=_strategy(scenario),
-        selector=_selector(scenario, people),
+        selector=_selector(scenario, people, trips),
         trips=trips,
         executor=executor,
         assignment=assignment,
@@ -87,6 +93,7 @@ def build(scenario: Scenario, *, timing_only: bool = False, stored: allotment.St
         shared=fleet.shared(scenario, people, trips.links),
         availability=presence,
         perils=circumstances.perils(scenario, people),
+        assume_full_work=timing_only and assume_full_work,
     )
     tariff = fleet.tariff(scenario, trips.devices)
     return Built(scenario, world, people, trips, validation, sha256, task, reason, tariff, trace)
@@ -147,9 +154,17 @@ def _strategy(scenario: Scenario) -> Strategy:
     return strategy
 
 
-def _selector(scenario: Scenario, people: Population) -> Selector:
+def _selector(scenario: Scenario, people: Population, trips: DrawnTrips) -> Selector:
     run = scenario.run
-    return selection.build(run.selection, seed=run.seed, keys=people.keys, order=run.order or ())
+    typical = fleet.typical_s(trips, trips.usual_steps or ()) if run.selection in {"fastest", "oort"} else np.zeros(0)
+    return preferences.build(
+        run.selection,
+        seed=run.seed,
+        keys=people.keys,
+        traits=preferences.Traits(people.sizes, typical),
+        order=run.order or (),
+        **run.selection_options(),
+    )
 
 
 def _concurrency(scenario: Scenario) -> int:

@@ -115,6 +115,9 @@ def plan(
     seed: Seed = None,
     out: Out = None,
     download: Download = False,  # noqa: FBT002
+    assume_full_work: Annotated[  # noqa: FBT002
+        bool, typer.Option("--assume-full-work", help="Play on where trained values would be read, as if none were.")
+    ] = False,
     as_json: AsJson = False,  # noqa: FBT002
     print_config: PrintConfig = False,  # noqa: FBT002
 ) -> None:
@@ -126,7 +129,7 @@ def plan(
     from desim_fl.run import execute  # noqa: PLC0415
 
     with _naming(scenario), contextlib.redirect_stdout(sys.stderr), _gently(None) as watch:
-        manifest = execute(loaded, out, timing_only=True, watch=watch)
+        manifest = execute(loaded, out, timing_only=True, assume_full_work=assume_full_work, watch=watch)
     if as_json:
         _print_json(out, manifest)
     else:
@@ -265,6 +268,7 @@ def result(folder: Path | None, manifest: dict[str, Any]) -> dict[str, Any]:
         "model_sha256": manifest["model_sha256"],
         "partition_sha256": manifest["partition_sha256"],
         "seed": manifest["seed"],
+        **({"assumed_full_work": True} if manifest["assumed_full_work"] else {}),
         **manifest["summary"],
     }
 

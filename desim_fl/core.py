@@ -310,6 +310,10 @@ class Roster(Protocol):
         """Up to ``count`` clients, idle longest first."""
         ...
 
+    def mask(self) -> Sequence[int]:
+        """1 for each client that can be selected, else 0, by number; live, to be read at once."""
+        ...
+
 
 class Selector(Protocol):
     """Chooses up to ``send.count`` distinct selectable clients; pure like a strategy."""

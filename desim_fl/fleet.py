@@ -53,6 +53,23 @@ def trips(scenario: Scenario, people: Population, size_bytes: int, assignment: A
     )
 
 
+def typical_s(trips: DrawnTrips, steps: Sequence[int]) -> NDArray[np.float64]:
+    """Seconds from dispatch to arrival of each client's job of so many steps, every drawn quantity at its median."""
+    draws, clients, amount = trips.job_draws, np.arange(len(steps)), np.asarray(steps, np.int64)
+    mine = np.zeros(len(steps), np.int64) if draws.classes is None else draws.classes.astype(np.int64)
+    kinds = (draws.laws,) if draws.classes is None else draws.by_class
+
+    def median(name: str, otherwise: float) -> NDArray[np.float64]:
+        laws = [getattr(laws, name) for laws in kinds]
+        return np.array([otherwise if each is None else each.at(0.5) for each in laws])[mine]
+
+    epochs = -(-amount // np.maximum(np.asarray(trips.epoch_steps, np.int64), 1))
+    down, up = trips.links.transfers(clients)
+    latency = 2.0 * np.asarray(trips.links.latency_s) * median("latency_jitter_factor", 1.0)
+    compute = trips.devices.computes_s(clients, amount) * median("jitter_factor", 1.0)
+    return compute + epochs * median("epoch_idle_s", 0.0) + median("wait_s", 0.0) + latency + (down + up) / 1e6
+
+
 def tariff(scenario: Scenario, devices: Devices) -> Tariff:
     """Return what power and money the scenario states, by class of devices."""
     rates: dict[str, Sequence[float] | None] = {}

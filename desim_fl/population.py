@@ -344,6 +344,10 @@ class Roster:
         if self._ring is not None:
             self._ring.append(client)
 
+    def mask(self) -> Any:
+        """1 for each selectable client, else 0, by number (uint8): live, to be read at once."""
+        return self._flags_view
+
     def nth_selectable(self, rank: int) -> int:
         """Return the selectable client with exactly ``rank`` selectable ones of smaller number."""
         if not 0 <= rank < self.selectable:

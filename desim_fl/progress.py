@@ -109,6 +109,8 @@ def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
         "stopped by": facts["stop"],
         "timeline_sha256": manifest["timeline_sha256"],
     }
+    if manifest["assumed_full_work"]:
+        rows["assumed"] = "full work: no trained value was read, so that this need not be the timeline of a run"
     console, width = Console(highlight=False, soft_wrap=True), max(map(len, rows)) + 2
     for name, value in rows.items():
         console.print(f"{name:{width}}{value}", markup=False)

@@ -187,6 +187,7 @@ def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
         "status": session.status,
         "error": session.error,
         "timing_only": built.world.timing_only,
+        "assumed_full_work": built.world.assume_full_work,
         "scenario_name": scenario.name,
         "scenario_sha256": scenario.sha256(),
         "seed": scenario.run.seed,
@@ -249,17 +250,19 @@ def execute(
     folder: Path | None,
     *,
     timing_only: bool = False,
+    assume_full_work: bool = False,
     watch: Callable[[Session], None] | None = None,
     stored: Stored | None = None,
 ) -> dict[str, Any]:
     """Play a scenario and write its run directory (``folder = None``: nothing is written); returns the manifest.
 
+    With ``timing_only`` nothing is trained; ``assume_full_work`` then lets what reads trained values read nothing.
     ``stored`` is a partition to keep instead of drawing one.
 
     Raises ``ScenarioError`` before anything is written, ``RunDirectoryError`` where the directory is taken, and
     ``RunError`` for a failure on the way, after writing everything that was computed, with status "failed".
     """
-    built = build(scenario, timing_only=timing_only, stored=stored)
+    built = build(scenario, timing_only=timing_only, assume_full_work=assume_full_work, stored=stored)
     if folder is None:
         session = Session(built, None)
         session.play(watch)
@@ -288,8 +291,12 @@ def resume(
         if known is not None and rundir.complete(known):
             return known, ["the run is finished already"]
         written, scenario = _resumable(folder, overrides)
-        stored = rundir.stored_partition(folder)
-        built = build(scenario, timing_only=bool(known and known.get("timing_only")), stored=stored)
+        built = build(
+            scenario,
+            timing_only=bool(known and known.get("timing_only")),
+            assume_full_work=bool(known and known.get("assumed_full_work")),
+            stored=rundir.stored_partition(folder),
+        )
         built = replace(built, scenario=written)
         device = str(getattr(built.task, "device", "cpu"))
         try:

@@ -205,7 +205,8 @@ def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -
         )
     with tempfile.TemporaryDirectory() as space:
         again = Path(space) / "again"
-        fresh = execute(scenario, again, timing_only=bool(manifest.get("timing_only")), stored=stored)
+        asked = {"timing_only": manifest.get("timing_only"), "assume_full_work": manifest.get("assumed_full_work")}
+        fresh = execute(scenario, again, stored=stored, **{name: bool(value) for name, value in asked.items()})
         for name in ("partition_sha256", "timeline_sha256", "model_sha256", "data", "status"):
             if manifest.get(name) != fresh[name]:
                 yield f"{name}: this run has {manifest.get(name)}, the rerun {fresh[name]}"

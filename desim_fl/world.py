@@ -46,7 +46,8 @@ class World:
     those in force and ``(share, buffers)`` of the updates. ``dispatch`` is ``immediate`` or ``after_aggregation``.
     ``shared`` are the links that transfers contend for; the trips then leave out what those carry.
     ``availability`` says who is online when (``None`` = everybody always), ``perils`` what may befall a job on its way.
-    ``timing_only`` worlds train nothing; what reads outcomes is refused in them.
+    ``timing_only`` worlds train nothing; what reads outcomes is refused in them, unless they ``assume_full_work``: then
+    it reads nothing, as if no value had ever been reported.
     """
 
     strategy: core.Strategy
@@ -67,6 +68,7 @@ class World:
     shared: SharedWays | None = None
     availability: Availability | None = None
     perils: Perils | None = None
+    assume_full_work: bool = False
 
     def __post_init__(self) -> None:
         """Refuse by name what the engine cannot play."""
@@ -79,10 +81,11 @@ class World:
                 "shared links do not go with [availability] or [failures] yet; give each client links of its own"
             )
         for what, part in (("strategy", self.strategy), ("selector", self.selector)):
-            if self.timing_only and part.reads_outcomes:
+            if self.timing_only and part.reads_outcomes and not self.assume_full_work:
                 raise RefusedError(
                     f"the {what} {type(part).__name__} reads trained values (reads_outcomes), so the timeline is not "
-                    "known without training; use run instead of plan"
+                    "known without training; use run instead of plan, or plan --assume-full-work for the timeline as if "
+                    "nothing had been read"
                 )
 
     def averaged(self, base: Any, buffers: Mapping[int, Any], shares: tuple[tuple[int, float], ...] | None) -> Any:

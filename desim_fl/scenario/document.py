@@ -68,7 +68,7 @@ class Scenario(Table):
             if not document[table]:
                 del document[table]
         for key in self.strategy.settles():
-            del document["run"][key]
+            document["run"].pop(key, None)
         if isinstance(self.data, Quadratic) or (isinstance(self.data, LeastSquares) and self.data.shared):
             del document["clients"]["partition"], document["clients"]["min_samples"]
         for key in ("latency_s",):  # which has a default

@@ -10,7 +10,7 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from desim_fl.scenario import device_rules, journey_rules
+from desim_fl.scenario import device_rules, journey_rules, run_rules
 from desim_fl.scenario.data import Blobs, LeastSquares, Quadratic
 from desim_fl.scenario.method import STALENESS_KEYS, MethodTable, StalenessTable
 from desim_fl.scenario.models import BY_DATA, Cnn, CnnGap, LeNet5, Logistic, ResNet20
@@ -384,6 +384,10 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (journey_rules.interruptions, ("availability", "failures")),
     (journey_rules.late, ("failures", "strategy")),
     (journey_rules.shared, ("network", "availability", "failures")),
+    (run_rules.selections, ("run", "clients")),
+    (run_rules.target, ("run", "data")),
+    (run_rules.open_system, ("run", "strategy")),
+    (run_rules.queues, ("run", "clients", "strategy")),
     (_workers, ("executor",)),
     (_address, ("executor",)),
     (_vmap, ("executor",)),

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from desim_fl.scenario.table import CLIENT_MAX, Count, Positive, Table
+from desim_fl.scenario.table import CLIENT_MAX, Count, Positive, Share, Table
 
 SEED_MAX = 2**64 - 1
 ADDRESS = r"^(auto|(ray://)?[^\s/:]+:[0-9]{1,5}|(ray://)?\[[0-9a-fA-F:.]+\]:[0-9]{1,5})$"  # of a Ray cluster
@@ -15,6 +15,12 @@ Cohort = Annotated[int, Field(ge=1, le=CLIENT_MAX)]
 
 
 ClientId = Annotated[int, Field(ge=0, lt=CLIENT_MAX)]
+
+
+SelectionName = Literal[
+    "uniform", "round_robin", "longest_idle", "order", "weighted", "fastest", "power_of_choice", "oort"
+]
+SELECTION_KEYS = {"power_of_choice": "poc_", "oort": "oort_"}  # the prefix of what belongs to a selection
 
 
 class Run(Table):
@@ -27,22 +33,72 @@ class Run(Table):
     dispatch: Literal["immediate", "after_aggregation"] = Field(
         default="immediate", description="When a freed place is filled: at once, or when the next version is published."
     )
-    selection: Literal["uniform", "round_robin", "longest_idle", "order"] = Field(
-        default="uniform", description="Who is sent out next."
-    )
+    selection: SelectionName = Field(default="uniform", description="Who is sent out next.")
     order: Annotated[tuple[ClientId, ...], Field(strict=False, min_length=1)] | None = Field(
         default=None,
         description='Client numbers in the order to send them out. Only with selection = "order", and there required.',
+    )
+    poc_candidates: Cohort = Field(
+        default=10, description="Of power_of_choice: how many candidates are drawn, by data, for a dispatch."
+    )
+    oort_exploration: Share = Field(
+        default=0.1, description="Of oort: share of dispatches to clients that never reported, while there are any."
+    )
+    oort_preferred_s: Positive | None = Field(
+        default=None, description="Of oort: clients whose jobs typically take longer are penalised; absent = nobody is."
+    )
+    oort_penalty: Annotated[float, Field(ge=0, le=30)] = Field(
+        default=2.0,
+        description="Of oort: power of preferred over typical time that a slow client's utility is multiplied with.",
+    )
+    oort_pacer_s: Positive | None = Field(
+        default=None, description="Of oort: added to the preferred time when a window's utility falls; absent = never."
+    )
+    oort_pacer_window: Count = Field(default=20, description="Of oort: reports in a window of the pacer.")
+    arrivals: Literal["constant", "poisson"] | None = Field(
+        default=None,
+        description="Open system: jobs are sent out at a rate, in equal steps or as a Poisson process, whatever comes "
+        "back. Absent = closed: concurrency jobs in flight.",
+    )
+    arrival_rate: Positive | None = Field(
+        default=None, description="Jobs sent out in a virtual second. Only with arrivals, and there required."
+    )
+    client_queue: Annotated[int, Field(ge=1, le=CLIENT_MAX)] | None = Field(
+        default=None,
+        description="Open jobs that a client may have; they are computed one after another, first come, first served. "
+        "Absent = 1.",
     )
     delay_scale: Positive = Field(default=1.0, description="Every duration is multiplied with it.")
     max_time_s: Positive | None = Field(default=None, description="Stop rule: virtual seconds.")
     max_versions: Count | None = Field(default=None, description="Stop rule: versions published.")
     max_updates: Count | None = Field(default=None, description="Stop rule: updates received.")
+    target_accuracy: Share | None = Field(
+        default=None, description="Stop rule: an evaluation of the validation part reaches this accuracy."
+    )
+    max_wall_s: Positive | None = Field(
+        default=None, description="Interrupt the run after so many real seconds; resume goes on with it, as long again."
+    )
     eval_every_versions: Count | None = Field(default=None, description="Evaluate every so many versions.")
     eval_every_s: Positive | None = Field(default=None, description="Evaluate every so many virtual seconds.")
     non_finite: Literal["skip", "fail"] = Field(
         default="skip", description="A non-finite update keeps its place with weight 0, or ends the run with an error."
     )
+
+    def idle(self) -> frozenset[str]:
+        """Return the options of selections that are not chosen, and what an open system has no use for."""
+        open_system = ("concurrency", "dispatch") if self.arrivals is not None else ()
+        return frozenset(open_system) | frozenset(
+            key
+            for key in type(self).model_fields
+            for name, prefix in SELECTION_KEYS.items()
+            if key.startswith(prefix) and name != self.selection
+        )
+
+    def selection_options(self) -> dict[str, Any]:
+        """Return the options of the selection that is chosen, by the names of its class."""
+        prefix = SELECTION_KEYS.get(self.selection)
+        keys = [] if prefix is None else [key for key in type(self).model_fields if key.startswith(prefix)]
+        return {key.removeprefix(str(prefix)): getattr(self, key) for key in keys if getattr(self, key) is not None}
 
 
 class Checkpoint(Table):

@@ -1,0 +1,88 @@
+"""Rules between the keys of [run] that choose clients, open the system, and end the run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from desim_fl.scenario.server import SELECTION_KEYS
+from desim_fl.scenario.table import Problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from desim_fl.scenario.server import Run
+    from desim_fl.scenario.world import Clients
+
+OPEN_REASON = "an open system sends jobs out at a rate, whatever is in flight"
+
+
+def selections(run: Run, clients: Clients) -> Iterator[Problem]:
+    """Options belong to the selection that is chosen, and must be able to have an effect."""
+    for key in run.given(*type(run).model_fields):
+        owner = next((name for name, prefix in SELECTION_KEYS.items() if key.startswith(prefix)), run.selection)
+        if owner != run.selection:
+            text = f'{key} must not be given with selection = "{run.selection}"; it belongs to "{owner}"'
+            yield Problem(("run", key), text, (("run", "selection"),))
+    if run.selection == "power_of_choice" and run.poc_candidates > clients.count:
+        text = f"poc_candidates = {run.poc_candidates} is more than the {clients.count} clients there are"
+        doubts = (("run", "selection"), ("clients", "count"))
+        yield Problem(("run", "poc_candidates"), text, doubts)
+    if run.selection == "oort":
+        yield from _oort(run)
+
+
+def _oort(run: Run) -> Iterator[Problem]:
+    doubts = (("run", "oort_preferred_s"), ("run", "oort_pacer_s"))
+    if run.oort_preferred_s is None:
+        for key in run.given("oort_penalty", "oort_pacer_s"):
+            yield Problem(("run", key), f"{key} needs the key oort_preferred_s, which it works on", doubts)
+    if run.oort_pacer_s is None and run.given("oort_pacer_window"):
+        text = "oort_pacer_window needs the key oort_pacer_s, what a window adds"
+        yield Problem(("run", "oort_pacer_window"), text, doubts)
+
+
+def target(run: Run, data: Any) -> Iterator[Problem]:
+    """A target accuracy is measured on a validation part, every so often."""
+    if run.target_accuracy is None:
+        return
+    place, doubts = ("run", "target_accuracy"), (("data", "name"), ("data", "validation_share"))
+    if not getattr(data, "validation_share", 0.0):
+        yield Problem(
+            place, "target_accuracy needs the key validation_share in [data], the part it is measured on", doubts
+        )
+    if run.eval_every_versions is None and run.eval_every_s is None:
+        text = "target_accuracy needs eval_every_versions or eval_every_s, which say when it is looked at"
+        yield Problem(place, text, (("run", "eval_every_versions"), ("run", "eval_every_s")))
+
+
+def open_system(run: Run, strategy: Any) -> Iterator[Problem]:
+    """Arrivals have a rate; nothing else says how many jobs are in flight."""
+    doubts = (("run", "arrivals"), ("run", "arrival_rate"))
+    if run.arrivals is None:
+        if run.arrival_rate is not None:
+            text = 'arrival_rate needs the key arrivals, "constant" or "poisson"'
+            yield Problem(("run", "arrival_rate"), text, doubts)
+        return
+    if run.arrival_rate is None:
+        yield Problem(("run", "arrivals"), f'arrivals = "{run.arrivals}" needs the key arrival_rate', doubts)
+    for key in run.given("concurrency", "dispatch"):
+        yield Problem(("run", key), f"{key} must not be given with arrivals: {OPEN_REASON}", doubts)
+    if "concurrency" in strategy.settles():
+        text = f'arrivals do not go with strategy "{strategy.name}", which itself says whom to send out'
+        yield Problem(("run", "arrivals"), text, (("strategy", "name"),))
+
+
+def queues(run: Run, clients: Clients, strategy: Any) -> Iterator[Problem]:
+    """Several open jobs a client are for systems whose dispatch is the policy's."""
+    if run.client_queue in {None, 1}:
+        return
+    place = ("run", "client_queue")
+    if "concurrency" in strategy.settles():
+        text = f'client_queue does not go with strategy "{strategy.name}", which itself says whom to send out'
+        yield Problem(place, text, (("strategy", "name"),))
+    for table in (clients, *(clients.classes or ())):
+        for key in table.given("watts_idle", "price_per_hour"):
+            text = (
+                f"client_queue does not go with {key}: legs of a client's jobs overlap, so that its time has no parts"
+            )
+            yield Problem(place, text, (("clients", key), ("clients", "classes")))
