@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from desim_fl import allotment, circumstances, closed_form, fleet, footprint, preferences, strategies
 from desim_fl import data as holdings
 from desim_fl.algebra import Null
@@ -23,7 +25,6 @@ from desim_fl.world import Evaluations, StopRules, World
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     from desim_fl import datasets
