@@ -314,7 +314,7 @@ RULES = {
     "alpha_given": (
         SMALL,
         "clients.alpha=0.5",
-        '[clients] alpha must not be given with partition = "iid"; it belongs to "dirichlet"',
+        '[clients] alpha must not be given with partition = "iid"; it belongs to "dirichlet" or "dirichlet_sizes"',
     ),
     "keys_length": (SMALL, "clients.keys=[5, 6]", "[clients] keys has 2 entries, but count = 4"),
     "keys_distinct": (
