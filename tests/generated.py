@@ -219,6 +219,7 @@ def loudest(world: World, _: random.Random) -> World:
 
 Line = tuple[Any, ...]
 ROUNDS = ("strategy.name=fedavg", "run.concurrency")  # a key without a value is taken out
+EVERYBODY = ("run.concurrency", "run.selection", "run.order", "run.dispatch")
 TABLES: dict[str, dict[str, Line]] = {
     "speed": {
         "equal": (),
@@ -316,6 +317,41 @@ TABLES: dict[str, dict[str, Line]] = {
         "rounds with a deadline": (
             *ROUNDS, "strategy.clients_per_round=3", ["strategy.deadline_s=1.0", "strategy.deadline_s=2.5"],
             ["strategy.min_fraction=0.0", "strategy.min_fraction=1.0"], "run.max_time_s=30",
+        ),
+        "fedasync, sampled": (["strategy.sampled_staleness=0", "strategy.sampled_staleness=3"], "run.concurrency", "run.dispatch"),
+        "one by one": (
+            ["strategy.name=fedasmu_static", "strategy.name=fedfa", "strategy.name=asofed", "strategy.name=area"],
+            ["strategy.max_staleness=1", "strategy.max_staleness=9"],
+        ),
+        "buffers": (
+            ["strategy.name=fadas", "strategy.name=ca2fl", "strategy.name=fedstale", "strategy.name=fedvarp", "strategy.name=mifa"],
+            ["strategy.buffer_size=1", "strategy.buffer_size=2", "strategy.buffer_size=4"],
+        ),
+        "workers": (
+            "strategy.name=asyncsgd", ["strategy.delay_rule=none", "strategy.delay_rule=koloskova", "strategy.delay_rule=mishchenko"],
+            ["strategy.workers=same", "strategy.max_staleness=1"], "run.dispatch",
+        ),
+        "workers, sampled": ("strategy.name=asyncsgd", "strategy.workers=sampled", "strategy.server_lr=0.5"),
+        "workers, bounded": (
+            "strategy.name=ringmaster", ["strategy.delay_threshold=1", "strategy.delay_threshold=2"],
+            ["strategy.stop=true", "strategy.stop=false"], "run.dispatch", "run.max_time_s=40",
+        ),
+        "minibatches": (
+            "strategy.name=rennala", ["strategy.batch=2", "strategy.batch=4"],
+            ["strategy.stop_unfinished=true", "strategy.stop_unfinished=false"], "run.dispatch", "run.max_time_s=40",
+        ),
+        "everybody": (
+            *EVERYBODY, ["strategy.name=malenia", "strategy.name=ringleader"], ["strategy.server_lr=1.0", "strategy.server_lr=0.5"],
+            ["run.max_time_s=40", "run.max_time_s=4"],
+        ),
+        "everybody, much": (*EVERYBODY, "strategy.name=malenia", "strategy.gradients=8", "run.max_time_s=40"),
+        "polled": (
+            *EVERYBODY, ["strategy.name=quafl", "strategy.name=favas"], ["strategy.contacted=1", "strategy.contacted=2"],
+            ["strategy.interval_s=0.75", "strategy.interval_s=2.0"], "run.max_time_s=20",
+        ),
+        "waiting for the slow": (
+            "strategy.name=port", ["strategy.min_clients=1", "strategy.min_clients=2"],
+            ["strategy.staleness_bound=1", "strategy.staleness_bound=2"], ["training.epochs=3", "training.epochs=1"], "training.steps",
         ),
         "restless": (restless, "run.max_time_s=40"),
         "choosy": (choosy, "run.max_time_s=40"),

@@ -36,6 +36,7 @@ from desim_fl.eventlog import EventLog, MemorySink
 from desim_fl.executors.inline import InlineExecutor
 from desim_fl.laws import Audit, Row
 from desim_fl.scenario import load, overrides
+from desim_fl.strategies import TABLE as STRATEGIES
 from desim_fl.verify import verify
 
 if TYPE_CHECKING:
@@ -466,6 +467,7 @@ class Campaign:
             self.refused += 1
             return
         self.played.update(f"{table}: {name}" for table, name in world.lines.items())
+        self.played[f"method: {world.scenario.strategy.name}"] += 1
         seen = check(world)
         self.met.update(name for name, holds in RARE.items() if holds(seen))
 
@@ -481,6 +483,7 @@ class Campaign:
     def missing(self) -> list[str]:
         """Situations and lines that never came about."""
         lines = [f"{table}: {name}" for table, entries in TABLES.items() for name in entries]
+        lines += [f"method: {name}" for name in STRATEGIES]
         return [name for name in RARE if not self.met[name]] + [name for name in lines if not self.played[name]]
 
 

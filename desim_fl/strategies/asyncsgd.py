@@ -68,9 +68,9 @@ class AsyncSGD:
             return state, Reply(params=view.params, shares=(), sends=sends, weight=0.0, scale=1.0)
         return state, Reply(params=view.params + rate * update.delta, sends=sends, weight=rate, scale=1.0)
 
-    def lose(self, state: None, view: View, loss: Loss) -> tuple[None, Reply]:  # noqa: ARG002
+    def lose(self, state: None, view: View, loss: Loss) -> tuple[None, Reply]:
         """Send the same client out again."""
-        return state, Reply(sends=again(loss) if self.workers == "same" else None)
+        return state, Reply(sends=again(view, loss) if self.workers == "same" else None)
 
     def alarm(self, state: None, view: View, name: str) -> tuple[None, Reply]:  # noqa: ARG002
         """Do nothing: no alarm is ever set."""

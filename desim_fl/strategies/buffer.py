@@ -45,6 +45,12 @@ def back_to(client: int) -> tuple[Send, ...]:
     return (Send(clients=(client,)),)
 
 
-def again(loss: Loss) -> tuple[Send, ...]:
-    """Hand the model in force to a client whose job does not count, or to another one if it has nothing to learn from."""
-    return (Send(),) if loss.why == NO_SAMPLES else back_to(loss.job.client)
+def again(view: View, loss: Loss) -> tuple[Send, ...]:
+    """Hand the model in force to a client whose job does not count.
+
+    One that has nothing to learn from gives its place up: to another client, if there is one with samples that is idle.
+    """
+    if loss.why != NO_SAMPLES:
+        return back_to(loss.job.client)
+    busy = frozenset(out.client for out in view.flying.values())
+    return (Send(),) if any(size and client not in busy for client, size in enumerate(view.sizes)) else ()

@@ -61,7 +61,7 @@ class Malenia:
 
     Tyurin, Richtarik, "Optimal Time Complexities of Parallel Stochastic Optimization Methods Under a Fixed Computation
     Model", NeurIPS 2023: all n clients compute at the model in force again and again, mean_i is the mean of client i's
-    B_i deltas. S is ``gradients``; S < n waits for one of each. Work that is unfinished when the model changes is stopped and
+    B_i deltas. S is ``gradients``; S < n waits for one of each, S = n for one more. Work that is unfinished when the model changes is stopped and
     begins again from the new one. With one local step a job the paper's gamma is ``server_lr * training.lr``. A non-finite
     delta counts in B_i, which decides when, and in no mean; n then becomes the number of clients with a mean. The engine
     keeps the means: n models of memory. All clients that have samples fly at once.
@@ -107,12 +107,11 @@ class Malenia:
         return Round(state.number + 1, (), Sum(), state.workers), reply
 
     def _suffices(self, state: Round) -> bool:
-        """Whether (mean of 1/B_i)^-1 > S/n, exactly; S < n means that everybody has sent something."""
-        heard = sum(clients for _, clients in state.counts)
-        if heard < state.workers:
+        """Whether (mean of 1/B_i)^-1 > S/n, exactly; nobody may be without one."""
+        if sum(clients for _, clients in state.counts) < state.workers:
             return False
         inverse = sum(Fraction(clients, count) for count, clients in state.counts)
-        return self.gradients < state.workers or state.workers**2 > self.gradients * inverse
+        return state.workers**2 > self.gradients * inverse
 
     def lose(self, state: Round, view: View, loss: Loss) -> tuple[Round, Reply]:  # noqa: ARG002
         """Send the same client out again."""

@@ -64,9 +64,9 @@ class Rennala:
         scale = self.server_lr / state.finite
         return reply._replace(params=view.params + scale * state.total, shares=None, scale=scale)
 
-    def lose(self, state: Buffer, view: View, loss: Loss) -> tuple[Buffer, Reply]:  # noqa: ARG002
+    def lose(self, state: Buffer, view: View, loss: Loss) -> tuple[Buffer, Reply]:
         """Send the same client out again."""
-        return state, Reply(sends=again(loss))
+        return state, Reply(sends=again(view, loss))
 
     def alarm(self, state: Buffer, view: View, name: str) -> tuple[Buffer, Reply]:  # noqa: ARG002
         """Do nothing: no alarm is ever set."""

@@ -65,9 +65,9 @@ class Ringmaster:
         limit = self.delay_threshold
         return [(job, out.client) for job, out in view.flying.items() if job != arrived and out.staleness + 1 >= limit]
 
-    def lose(self, state: None, view: View, loss: Loss) -> tuple[None, Reply]:  # noqa: ARG002
+    def lose(self, state: None, view: View, loss: Loss) -> tuple[None, Reply]:
         """Send the same client out again."""
-        return state, Reply(sends=again(loss))
+        return state, Reply(sends=again(view, loss))
 
     def alarm(self, state: None, view: View, name: str) -> tuple[None, Reply]:  # noqa: ARG002
         """Do nothing: no alarm is ever set."""
