@@ -200,6 +200,29 @@ class Loudest:
         return state, tuple(sorted(idle, key=lambda client: (-state.get(client, 1e9), client))[: send.count])
 
 
+@dataclass(frozen=True)
+class Tired(Restless):
+    """Publishes what comes and sends nobody out again: soon nothing is left to happen."""
+
+    def start(self, view: Any) -> tuple[None, Reply]:
+        """Send to as many as may be in flight."""
+        return None, Reply(sends=(Send(view.concurrency),))
+
+    def arrive(self, state: None, view: Any, update: Any) -> tuple[None, Reply]:
+        """Publish."""
+        return state, Reply(params=view.params + update.counts * update.delta, sends=())
+
+    def lose(self, state: None, view: Any, loss: Any) -> tuple[None, Reply]:
+        """Let it go."""
+        del view, loss
+        return state, Reply(sends=())
+
+
+def tired(world: World, _: random.Random) -> World:
+    """The strategy that stops by itself."""
+    return replace(world, strategy=Tired())
+
+
 def restless(world: World, _: random.Random) -> World:
     """The strategy that asks for everything."""
     return replace(world, strategy=Restless())
@@ -353,6 +376,7 @@ TABLES: dict[str, dict[str, Line]] = {
             "strategy.name=port", ["strategy.min_clients=1", "strategy.min_clients=2"],
             ["strategy.staleness_bound=1", "strategy.staleness_bound=2"], ["training.epochs=3", "training.epochs=1"], "training.steps",
         ),
+        "tired": (tired,),
         "restless": (restless, "run.max_time_s=40"),
         "choosy": (choosy, "run.max_time_s=40"),
     },

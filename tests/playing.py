@@ -61,9 +61,9 @@ class Generated:
     scenario: Scenario
     changes: tuple[Callable[[Any, random.Random], Any], ...]
 
-    def built(self, scenario: Scenario | None = None, *, timing_only: bool = False) -> Built:
+    def built(self, scenario: Scenario | None = None, *, timing_only: bool = False, stored: Any = None) -> Built:
         """Wire it."""
-        made = build(scenario or self.scenario, timing_only=timing_only)
+        made = build(scenario or self.scenario, timing_only=timing_only, stored=stored)
         world = made.world
         for change in self.changes:
             world = change(world, random.Random(self.seed))
