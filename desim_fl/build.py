@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -20,7 +20,7 @@ from desim_fl.learning.sizes import model_facts
 from desim_fl.strategies.delay_aware import drawn_delay_lr, weigh_by_staleness
 from desim_fl.strategies.schedules import SCHEDULES
 from desim_fl.ticks import to_ticks
-from desim_fl.world import Evaluations, StopRules, World
+from desim_fl.world import Evaluations, Monitor, StopRules, World
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -54,6 +54,16 @@ class Built:
     trace: Trace | None = None
 
 
+class Early(NamedTuple):
+    """What ends jobs or the run early: the patience of local training, and what a run watches."""
+
+    patience: int | None = None
+    monitor: Monitor | None = None
+
+
+NEVER = Early()
+
+
 def build(
     scenario: Scenario,
     *,
@@ -74,8 +84,10 @@ def build(
     assignment = _assignment(scenario, people)
     trips = fleet.trips(scenario, people, size_bytes, assignment)
     presence, trace = circumstances.availability(scenario, people)
-    task, sha256 = (None, None) if timing_only else _task(scenario, people, validation)
-    executor, reason = _executor(scenario, task, people, assignment)
+    early = Early(_patience(scenario, assignment), _monitor(scenario))
+    early = NEVER if timing_only and assume_full_work else early
+    task, sha256 = (None, None) if timing_only else _task(scenario, people, validation, early.patience)
+    executor, reason = _executor(scenario, task, people, assignment, early)
     world = World(
         strategy=_strategy(scenario),
         selector=_selector(scenario, people, trips),
@@ -91,6 +103,8 @@ def build(
         evaluations=_evaluations(scenario),
         non_finite=scenario.run.non_finite,
         timing_only=timing_only,
+        patience=early.patience,
+        monitor=early.monitor,
         shared=fleet.shared(scenario, people, trips.links),
         availability=presence,
         perils=circumstances.perils(scenario, people),
@@ -131,12 +145,20 @@ def _assignment(scenario: Scenario, people: Population) -> Assignment:
         epoch_steps,
         training.epochs,
         training.steps,
-        training.lr if rule is None else rule.gamma_0,
+        training.lr if rule is None else _first_rate(scenario, rule),
         "constant" if rule is None else "inverse_sqrt_epoch",
         partial(drawn_delay_lr, rule.gamma_0, rule.alpha_lr) if rule is not None and rule.meaning == "drawn" else None,
         schedule=None if table is None else SCHEDULES[table.name](**table.parameters()),
         stragglers=Stragglers(scenario.run.seed, people.keys, share, in_steps) if share else None,
     )
+
+
+def _first_rate(scenario: Scenario, rule: Any) -> float:
+    """The rate of the first epoch where no drawn wait changes it."""
+    wait = scenario.clients.wait_s
+    if rule.meaning != "maximum" or wait is None:
+        return rule.gamma_0
+    return drawn_delay_lr(rule.gamma_0, rule.alpha_lr, wait.most or 0.0)
 
 
 # ---- server
@@ -190,7 +212,7 @@ def _evaluations(scenario: Scenario) -> Evaluations:
 
 
 def _executor(
-    scenario: Scenario, task: Task | None, people: Population, assignment: Assignment
+    scenario: Scenario, task: Task | None, people: Population, assignment: Assignment, early: Early
 ) -> tuple[Executor, str]:
     if task is None:
         return NullExecutor(people.sizes), "plan trains nothing"
@@ -208,7 +230,12 @@ def _executor(
     )
     steps = [work.steps or 0 for work in assignment.usual]
     executor, reason = choose(task, wish, steps)
-    return reusing(executor, task, steps, wish=asked.reuse, limit_gb=asked.reuse_limit_gb), reason
+    executor = reusing(executor, task, steps, wish=asked.reuse, limit_gb=asked.reuse_limit_gb)
+    if early.patience is not None:
+        from desim_fl.executors.asking import AskingExecutor  # noqa: PLC0415  (few runs ask)
+
+        executor = AskingExecutor(executor)
+    return executor, reason
 
 
 def _expected_jobs(scenario: Scenario) -> int | None:
@@ -219,13 +246,25 @@ def _expected_jobs(scenario: Scenario) -> int | None:
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _task(scenario: Scenario, people: Population, validation: Any) -> tuple[Task, str | None]:
+def _patience(scenario: Scenario, assignment: Assignment) -> int | None:
+    """Patience of local training; ``None`` where it cannot end any job before its last epoch."""
+    patience = scenario.training.patience
+    most = max((work.epochs or 0 for work in assignment.usual), default=0)
+    return patience if patience is not None and patience + 1 < most else None
+
+
+def _monitor(scenario: Scenario) -> Monitor | None:
+    run = scenario.run
+    return None if run.patience is None else Monitor(run.patience, run.monitor)
+
+
+def _task(scenario: Scenario, people: Population, validation: Any, patience: int | None) -> tuple[Task, str | None]:
     """Make what trains; the data's sha256 beside it (``None`` where there is no data set)."""
     data = scenario.data
     if scenario.model.name in closed_form.MODELS:
         return closed_form.task(scenario, people, validation, _proximal_mu(scenario))
     whole = holdings.whole(data, scenario.run.seed)
-    return _classification(scenario, people, validation, whole), whole.sha256
+    return _classification(scenario, people, validation, whole, patience), whole.sha256
 
 
 def _proximal_mu(scenario: Scenario) -> float:
@@ -234,13 +273,21 @@ def _proximal_mu(scenario: Scenario) -> float:
     return (scenario.training.proximal_mu if mu is None else mu) or 0.0
 
 
-def _classification(scenario: Scenario, people: Population, validation: Any, whole: datasets.Dataset) -> Task:
+def _classification(
+    scenario: Scenario, people: Population, validation: Any, whole: datasets.Dataset, patience: int | None
+) -> Task:
     from desim_fl.learning.classification import ClassificationTask  # noqa: PLC0415  (imports torch)
     from desim_fl.learning.models import factory, own_task  # noqa: PLC0415
     from desim_fl.learning.optimizers import OptimizerSettings  # noqa: PLC0415
 
     training = scenario.training
-    settings = OptimizerSettings(training.optimizer, training.momentum, training.weight_decay, _proximal_mu(scenario))
+    settings = OptimizerSettings(
+        training.optimizer,
+        training.momentum,
+        training.weight_decay,
+        _proximal_mu(scenario),
+        training.optimizer_reset == "epoch",
+    )
     make = ClassificationTask if training.task is None else partial(own_task, training.task, training.task_args)
     return make(
         seed=scenario.run.seed,
@@ -252,6 +299,8 @@ def _classification(scenario: Scenario, people: Population, validation: Any, who
         batch_size=training.batch_size,
         optimizer=settings,
         buffers=training.buffers,
+        start=training.start or "server",
+        patience=patience,
         device=scenario.executor.device,
         threads=scenario.executor.threads_per_job,
     )

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from desim_fl import __version__
+from desim_fl import __version__, cli_parameters
 from desim_fl.cli_bench import bench
 from desim_fl.cli_compare import compare
 from desim_fl.cli_data import data
@@ -78,14 +78,25 @@ def run(
     device: Annotated[str | None, typer.Option("--device", help="Override executor.device.")] = None,
     no_reuse: Annotated[bool, typer.Option("--no-reuse", help="Train every job, known or not.")] = False,  # noqa: FBT002
     download: Download = False,  # noqa: FBT002
+    num_clients: cli_parameters.NumClients = None,
+    num_rounds: cli_parameters.NumRounds = None,
+    local_epochs: cli_parameters.LocalEpochs = None,
+    clients_per_round: cli_parameters.ClientsPerRound = None,
+    batch_size: cli_parameters.BatchSize = None,
+    alpha: cli_parameters.Alpha = None,
+    gamma_0: cli_parameters.Gamma0 = None,
+    alpha_lr: cli_parameters.AlphaLr = None,
+    delay_t: cli_parameters.DelayT = None,
+    early_stopping: cli_parameters.EarlyStopping = None,
     as_json: AsJson = False,  # noqa: FBT002
     print_config: PrintConfig = False,  # noqa: FBT002
 ) -> None:
     """Train in virtual time and write a run directory with its report."""
+    parameters = cli_parameters.given(locals())
     given = _given({"executor.workers": workers, "executor.name": executor, "executor.device": device})
     given += _given({"data.download": download or None})
     given += ["executor.reuse=false"] * no_reuse
-    loaded = _load(scenario, [*(overrides or []), *given], seed)
+    loaded = _load(scenario, [*(overrides or []), *given], seed, parameters)
     if print_config:
         typer.echo(loaded.to_toml(), nl=False)
         return
@@ -118,11 +129,22 @@ def plan(
     assume_full_work: Annotated[  # noqa: FBT002
         bool, typer.Option("--assume-full-work", help="Play on where trained values would be read, as if none were.")
     ] = False,
+    num_clients: cli_parameters.NumClients = None,
+    num_rounds: cli_parameters.NumRounds = None,
+    local_epochs: cli_parameters.LocalEpochs = None,
+    clients_per_round: cli_parameters.ClientsPerRound = None,
+    batch_size: cli_parameters.BatchSize = None,
+    alpha: cli_parameters.Alpha = None,
+    gamma_0: cli_parameters.Gamma0 = None,
+    alpha_lr: cli_parameters.AlphaLr = None,
+    delay_t: cli_parameters.DelayT = None,
+    early_stopping: cli_parameters.EarlyStopping = None,
     as_json: AsJson = False,  # noqa: FBT002
     print_config: PrintConfig = False,  # noqa: FBT002
 ) -> None:
     """Play the same timeline without training: staleness, participation, utilisation, bytes."""
-    loaded = _load(scenario, [*(overrides or []), *_given({"data.download": download or None})], seed)
+    parameters = cli_parameters.given(locals())
+    loaded = _load(scenario, [*(overrides or []), *_given({"data.download": download or None})], seed, parameters)
     if print_config:
         typer.echo(loaded.to_toml(), nl=False)
         return
@@ -149,6 +171,7 @@ def resume(
     from desim_fl.progress import progress_bar, say_result  # noqa: PLC0415  (rich is not needed to print help)
     from desim_fl.run import resume as go_on  # noqa: PLC0415
 
+    parameters = cli_parameters.given(locals())
     given = _given({"executor.workers": workers, "executor.name": executor})
     with (
         _naming(folder),
@@ -213,10 +236,10 @@ def schema() -> None:
     typer.echo(json.dumps(make(), indent=2))
 
 
-def _load(path: Path, overrides: list[str], seed: int | None) -> Scenario:
+def _load(path: Path, overrides: list[str], seed: int | None, parameters: dict[str, Any]) -> Scenario:
     from desim_fl.scenario import load  # noqa: PLC0415  (pydantic is not needed to print help)
 
-    return load(path, overrides, seed)
+    return load(path, overrides, seed, parameters=parameters)
 
 
 @contextlib.contextmanager

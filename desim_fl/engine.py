@@ -42,6 +42,7 @@ from desim_fl.eventlog import EventLog, Kind
 from desim_fl.flight import ALARM, END, Due, Flying, whole_trip
 from desim_fl.journeys import Journeys
 from desim_fl.ledger import Ledger
+from desim_fl.patience import remark, watched
 from desim_fl.readings import Decisions, Readings
 from desim_fl.recall import Recalls
 from desim_fl.ticks import MOST_TICKS, to_ticks
@@ -58,8 +59,6 @@ if TYPE_CHECKING:
 _SAME_CLIENT_LIMIT = 100
 _SAME_INSTANT_LIMIT = 100_000
 _ABANDONED_LIMIT = 10_000
-
-
 new: Any = tuple.__new__  # a NamedTuple from all its fields at half the price
 
 
@@ -68,8 +67,7 @@ class Engine:
 
     def __init__(self, world: World, log: EventLog, record: Callable[[Evaluation], None] | None = None) -> None:
         self.world, self.log = world, log
-        self.model = world.model
-        self.ledger = Ledger()
+        self.model, self.ledger = world.model, Ledger()
         self.usage = Usage(len(world.sizes))
         self.flights: dict[int, Flying] = {}
         self.losses: Counter[str] = Counter()  # by reason
@@ -97,7 +95,6 @@ class Engine:
         self._hears = world.selector.reads_outcomes
         self._usual, self._trip = world.assignment.usual, world.trips.trip
         self._stragglers, self._rates_vary = world.assignment.stragglers is not None, world.assignment.varies
-        self._collect = world.executor.collect
         idle = getattr(world.executor, "idle", False)  # one that does nothing with jobs is not bothered with them
         self._submit = None if idle else world.executor.submit
         self._attended = not idle  # whether anybody wants to know of landings
@@ -106,6 +103,8 @@ class Engine:
         self._journeys = Journeys(self) if troubled else None  # what may happen between dispatch and arrival
         self.traffic = None if world.shared is None else Traffic(self)  # where transfers share links
         self._recalls = Recalls(self, self.traffic, self._journeys)
+        self._early, self.monitored = watched(self, self._evaluator)
+        self._collect = world.executor.collect if self._early is None else self._early.collect
         log.tally = self._tally
 
     def _tally(self, batch: Batch) -> None:
@@ -124,7 +123,7 @@ class Engine:
         self._evaluator.start(self.model, lambda: (self.model, self.ledger.arrived), self._goes_on)
         limit = self.world.stops.max_ticks
         if limit is not None:
-            Due(self._env, self._on_end, limit, END, 0, limit)
+            Due(self._env, self.on_end, (limit, "max_time"), END, 0, limit)
         self.log.block(0)
         self._answer(self._strategy.start(), -1, -1, self.world.concurrency, at_once=True)
 
@@ -138,11 +137,11 @@ class Engine:
             raise nothing_left(self.now, self.model.version, self._desk, self.ledger.buffered) from error
         return self.log.finish(self.final_ticks)
 
-    def _on_end(self, event: Due) -> None:
+    def on_end(self, event: Due) -> None:
         """The last instant has been played whole."""
-        self.now = event.subject
+        self.now, why = event.subject
         self.log.block(self.now)
-        self._stop("max_time")
+        self._stop(why)
 
     def settle(self) -> None:
         """Wait for evaluations that are still under way, when a run ends before its stop."""
@@ -199,9 +198,8 @@ class Engine:
             weight = reply.weight
         finally:  # where the strategy fails, the log must still add up
             self.log.arrive(now, client, number, version, staleness, examples, steps, trip, weight, loss)
-            if not finite:
-                self.log.say("outcome", "rejected: non-finite")
-                self.log.say("bad_key", bad or "params")
+            if stopped or not finite:
+                remark(self.log, bad, finite=finite, stopped=stopped)
         if self._hears or self.model.buffers:
             self._remember(job, outcome, loss, averaged=reply.reject is None, finite=finite)
         if self._strategy.usual:
@@ -214,7 +212,7 @@ class Engine:
     def _examine(self, flying: Flying, outcome: Outcome) -> None:
         """Check what the timeline took for granted, and store the client's memory."""
         examples = self.world.sizes[flying.job.client]
-        if outcome.stopped or outcome.steps != flying.steps or outcome.examples != examples:
+        if (outcome.stopped and self._early is None) or outcome.steps != flying.steps or outcome.examples != examples:
             raise unlike_the_plan(flying.job, outcome, flying.steps, examples, self.world.executor.name)
         self._memories[flying.job.client] = outcome.memory
 
@@ -428,3 +426,5 @@ class Engine:
             self.log.legs(client, number, flying.legs())
         if self._submit is not None:
             self._submit(job, ends)
+        if self._early is not None:
+            self._early.watch(flying)

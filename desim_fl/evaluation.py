@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from desim_fl.flight import EVALUATION, NUMBER_BITS, Due
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     import simpy
 
@@ -33,6 +33,7 @@ class Evaluator:
 
     def __init__(self, env: simpy.Environment, world: World, record: Callable[[Evaluation], None]) -> None:
         self._env, self._world, self._record = env, world, record
+        self.judge: Callable[[int, Sequence[Score]], None] | None = None  # who must know scores at once
         self._pending: list[Model] = []  # published in this instant, not yet evaluated
         self._last = (-1, -1)
         self._promised: tuple[int, Promise | None] = (-1, None)  # the latest version sent to be scored
@@ -80,6 +81,8 @@ class Evaluator:
             self._promised = (model.version, promise)
         self._last = (tick, model.version)
         self._waiting.append((tick, model.version, updates, promise))
+        if self.judge is not None:
+            self.judge(model.version, promise())
         self.settle(wait=False)
 
     def _arm(self) -> None:

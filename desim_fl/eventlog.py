@@ -205,9 +205,9 @@ class EventLog:
         found = [(tick, int(kind), client, job, self._block) for kind, tick in ends]
         self._by_hand.setdefault(job, []).extend(found)
 
-    def cut(self, job: int) -> None:
-        """Take back the leg ends of a job that lie after the current tick."""
-        now = self._ticks[-1]
+    def cut(self, job: int, now: int | None = None) -> None:
+        """Take back the leg ends of a job that lie after the current tick, or after this one, which is in no block."""
+        now = self._ticks[-1] if now is None else now
         self._cuts.setdefault(job, now)
         if job in self._by_hand:
             self._by_hand[job] = [leg for leg in self._by_hand[job] if leg[0] <= now]

@@ -164,6 +164,7 @@ def summary(session: Session) -> dict[str, Any]:
         **built.tariff.of(usage.columns(), session.ticks).summary(),
         **_links(session),
         "stop": engine.why,
+        **_best(engine),
     }
 
 
@@ -175,6 +176,14 @@ def _links(session: Session) -> dict[str, Any]:
 
     links = link_usage.table(session.engine.traffic.roads, session.ticks)
     return {"links": link_usage.summary(links, session.ticks / 1e6)}
+
+
+def _best(engine: ResumableEngine) -> dict[str, Any]:
+    """The best evaluation of a run that watches for one."""
+    if engine.monitored is None:
+        return {}
+    found = engine.monitored.best
+    return {"best": {"value": finite(found.value), "evaluation": found.evaluation, "version": found.version}}
 
 
 def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:

@@ -31,6 +31,13 @@ class StopRules(NamedTuple):
         return math.inf if versions is None else versions, math.inf if updates is None else updates
 
 
+class Monitor(NamedTuple):
+    """When a run ends for want of improvement: ``patience`` evaluations on the split ``validation``."""
+
+    patience: int
+    measure: str = "accuracy"
+
+
 class Evaluations(NamedTuple):
     """When the global model is evaluated besides at the end; with either, version 0 is evaluated at the start."""
 
@@ -46,6 +53,7 @@ class World:
     those in force and ``(share, buffers)`` of the updates. ``dispatch`` is ``immediate`` or ``after_aggregation``.
     ``shared`` are the links that transfers contend for; the trips then leave out what those carry.
     ``availability`` says who is online when (``None`` = everybody always), ``perils`` what may befall a job on its way.
+    ``patience`` is that of local training in epochs, ``monitor`` that of the run (:mod:`desim_fl.patience`).
     ``timing_only`` worlds train nothing; what reads outcomes is refused in them, unless they ``assume_full_work``: then
     it reads nothing, as if no value had ever been reported.
     """
@@ -69,6 +77,8 @@ class World:
     availability: Availability | None = None
     perils: Perils | None = None
     assume_full_work: bool = False
+    patience: int | None = None
+    monitor: Monitor | None = None
 
     def __post_init__(self) -> None:
         """Refuse by name what the engine cannot play."""
@@ -80,12 +90,28 @@ class World:
             raise RefusedError(
                 "shared links do not go with [availability] or [failures] yet; give each client links of its own"
             )
+        self._refuse_early()
         for what, part in (("strategy", self.strategy), ("selector", self.selector)):
             if self.timing_only and part.reads_outcomes and not self.assume_full_work:
                 raise RefusedError(
                     f"the {what} {type(part).__name__} reads trained values (reads_outcomes), so the timeline is not "
                     "known without training; use run instead of plan, or plan --assume-full-work for the timeline as if "
                     "nothing had been read"
+                )
+
+    def _refuse_early(self) -> None:
+        """Refuse early stops where the timeline could not follow them."""
+        others = (self.shared, self.availability, self.perils)
+        if self.patience is not None and any(other is not None for other in others):
+            raise RefusedError(
+                "early stopping of local training (training.patience) cannot be played yet on shared links, nor with "
+                "[availability] or [failures]"
+            )
+        for key, value in (("training.patience", self.patience), ("run.patience", self.monitor)):
+            if self.timing_only and value is not None:
+                raise RefusedError(
+                    f"{key} reads trained values, so the timeline is not known without training; use run instead of plan, or "
+                    "plan --assume-full-work for the timeline without early stops"
                 )
 
     def averaged(self, base: Any, buffers: Mapping[int, Any], shares: tuple[tuple[int, float], ...] | None) -> Any:

@@ -33,6 +33,11 @@ class NullExecutor:
             self._outcomes[examples, steps] = outcome
         return outcome
 
+    def stopped(self, job: Job, steps: int) -> bool:
+        """Nothing stops of itself."""
+        del job, steps
+        return False
+
     def release(self, job: Job) -> None:
         """Do nothing."""
 

@@ -43,6 +43,10 @@ class ResumingExecutor:
         """Take a job in."""
         self._now.submit(job, due)
 
+    def stopped(self, job: Job, steps: int) -> bool:
+        """Tell whether a job's training has ended; while the timeline is played again nobody listens."""
+        return self._now.stopped(job, steps)
+
     def collect(self, job: Job, steps: int) -> Outcome:
         """Return what training gives, or would give on ``Null`` parameters."""
         return self._now.collect(job, steps)

@@ -42,7 +42,8 @@ class ClassificationTask:
 
     With ``buffers = "local"`` (FedBN, Li et al., ICLR 2021) buffers stay with their client, through
     ``Outcome.memory``; the global ones remain the initial ones, and since no client would ever use that mixture, a
-    model that has buffers is not scored: ``evaluate`` returns no scores.
+    model that has buffers is not scored: ``evaluate`` returns no scores. With ``start = "own"`` every client goes on with its
+    own last model instead of the server's.
 
     A class of one's own (``[training] task``) takes these arguments and its own, and overrides ``batch_loss``, ``score``
     or whatever else differs.
@@ -64,6 +65,8 @@ class ClassificationTask:
         batch_size: int = 32,
         optimizer: OptimizerSettings | None = None,
         buffers: str = "average",
+        start: str = "server",
+        patience: int | None = None,
         device: str = "cpu",
         threads: int = 1,
     ) -> None:
@@ -75,7 +78,7 @@ class ClassificationTask:
         self.parts = [np.asarray(part, np.int64) for part in parts]
         self.optimizer = optimizer or OptimizerSettings()
         self.device = resolve(device)
-        self.local_buffers = buffers == "local"
+        self.local_buffers, self.own_start, self.patience = buffers == "local", start == "own", patience
         self.model, self.classes = model, dataset.classes
         self.training, self.splits = self._samples(dataset, validation_indices)
         self._build(model, dataset.classes)
@@ -172,11 +175,12 @@ class ClassificationTask:
         The outcome shares no memory with the job, nor with the module. A client's memory is kept as it was if the
         job ends with a value that is not finite.
         """
-        before, todo = self.client_buffers(job), self.sequence(job, steps)
+        params, before = self.begun_from(job)
+        todo = self.sequence(job, steps)
         if self.own_thread is not None:
             todo = self.own_thread.until_halted(todo)
         with self._controlled(Purpose.TRAINING, self.keys[job.client], job.nth):
-            self.state.load(job.params, before)
+            self.state.load(params, before)
             done = local.train(
                 self.steps,
                 self.state,
@@ -185,6 +189,7 @@ class ClassificationTask:
                 steps=steps,
                 work=job.work,
                 settings=self.optimizer,
+                patience=self.patience,
                 correction=corrections.correction(
                     self.state, self.optimizer.proximal_mu, job.params, controls.shift(job)
                 ),
@@ -212,12 +217,35 @@ class ClassificationTask:
     ) -> Outcome:
         """Say what training gave; ``params`` and ``after`` must share no memory with anything."""
         examples = len(self.parts[job.client])
-        outcome = Outcome(params, after, examples=examples, steps=done.steps, loss=done.loss, bad=bad)
+        outcome = Outcome(
+            params, after, examples=examples, steps=done.steps, stopped=done.stopped, loss=done.loss, bad=bad
+        )
+        if self.own_start:
+            outcome = outcome._replace(memory=job.memory if bad else {"params": params, "buffers": after})
         if self.local_buffers:
-            outcome = outcome._replace(buffers=job.buffers, memory=job.memory if bad else {"buffers": after})
+            memory = outcome.memory if self.own_start else job.memory if bad else {"buffers": after}
+            outcome = outcome._replace(buffers=job.buffers, memory=memory)
         if job.extra is None:
             return outcome
         return controls.answered(outcome, job, controls.path(job.work, examples, self.batch_size, done.steps))
+
+    def begun_from(self, job: Job) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return the parameters and buffers that a job starts from: the server's, or, with ``start = "own"``, the client's.
+
+        A client's own first model is drawn anew for it, as scripts do that never send the server's down.
+        """
+        if not self.own_start:
+            return job.params, self.client_buffers(job)
+        if job.memory:
+            return job.memory["params"], job.memory["buffers"]
+        purpose, key = Purpose.MODEL_INIT, self.keys[job.client]
+        with (
+            randomness.guarded("[model] when built"),
+            randomness.keyed(self.seed, purpose, key, 1, torch.device("cpu")),
+        ):
+            own = self.model()
+        state = ModuleState(own.to(self.device))
+        return state.vector(), state.buffers()
 
     def client_buffers(self, job: Job) -> dict[str, Tensor]:
         """Return what the job starts from: the model's buffers, or under FedBN the client's own from last time."""

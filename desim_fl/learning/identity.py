@@ -29,6 +29,8 @@ _USUAL = (
     "optimizer",
     "device",
     "local_buffers",
+    "own_start",
+    "patience",
     "model",
     "classes",
     "training",
@@ -146,6 +148,7 @@ class Identity:
             dict(task.module.named_buffers()),
             [repr(task.module), {name: tuple(value.shape) for name, value in task.module.state_dict().items()}],
             [task.seed, task.batch_size, task.threads, task.local_buffers],
+            [optimizer.each_epoch, task.own_start, task.patience],
             [optimizer.name, optimizer.momentum, optimizer.weight_decay, optimizer.proximal_mu],
             list(task.training),
         )

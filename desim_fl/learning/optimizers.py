@@ -34,6 +34,7 @@ class OptimizerSettings:
     momentum: float = 0.0
     weight_decay: float = 0.0
     proximal_mu: float = 0.0
+    each_epoch: bool = False  # whether it begins anew at every epoch
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:

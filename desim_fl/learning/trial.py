@@ -46,6 +46,10 @@ def examine(task: ClassificationTask) -> Verdict:
         return Verdict(None, "the model draws random numbers")
     if type(task).batch_loss is not ClassificationTask.batch_loss:
         return Verdict(None, "the task has a loss of its own")
+    if task.optimizer.each_epoch or task.own_start or task.patience is not None:
+        return Verdict(
+            None, "jobs may stop early, optimisers begin anew every epoch, or clients go on with their own models"
+        )
     sizes = sorted({size for part in task.parts for size in batches.plan(len(part), task.batch_size)})
     if not sizes:
         return Verdict(None, "no client has a sample")

@@ -15,6 +15,7 @@ from desim_fl.scenario.data import Data, FashionMnist, LeastSquares, Quadratic, 
 from desim_fl.scenario.devices import with_profile
 from desim_fl.scenario.failures import FailuresTable
 from desim_fl.scenario.models import BY_DATA, Mlp, Model
+from desim_fl.scenario.parameters import Parameters, expanded
 from desim_fl.scenario.rules import problems
 from desim_fl.scenario.server import Checkpoint, Executor, Run
 from desim_fl.scenario.strategies import Strategy
@@ -46,6 +47,9 @@ class Scenario(Table):
     strategy: Strategy = Field(default=FedBuff(), description="What the server does; chosen by name.")
     run: Run = Field(default=Run(), description="How the run goes and when it ends.")
     executor: Executor = Field(default=Executor(), description="Where training takes place.")
+    parameters: Parameters | None = Field(
+        default=None, description="Usual parameters by their usual names; each stands for keys of the other tables."
+    )
     checkpoint: Checkpoint = Field(default=Checkpoint(), description="How a crash is provided for.")
 
     @model_validator(mode="before")
@@ -92,6 +96,6 @@ def filled(document: Any) -> Any:
     """Return the document with what a profile stands for, and with the model's name, where absent, chosen by the data."""
     if not isinstance(document, dict):
         return document
-    document = with_profile(document)
+    document = with_profile(expanded(document))
     name, model = BY_DATA.get(data_name(document.get("data", {})) or ""), document.get("model", {})
     return {**document, "model": {"name": name, **model}} if name and isinstance(model, dict) else document

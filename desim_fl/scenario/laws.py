@@ -46,6 +46,13 @@ class LawTable(Table):
         keys = [key for key in ("value", "low", "min") if key in type(self).model_fields]
         return (keys[0], getattr(self, keys[0])) if keys else ("", 0.0)
 
+    @property
+    def most(self) -> float | None:
+        """The largest value that comes out; ``None`` where there is none."""
+        keys = [key for key in ("value", "high") if key in type(self).model_fields]
+        found = [getattr(self, key) for key in (*keys, "cap") if getattr(self, key, None) is not None]
+        return min(found) if found and "exponent" not in type(self).model_fields else None
+
     def parameters(self) -> dict[str, Any]:
         """Return name and parameters as :func:`desim_fl.durations.build` takes them."""
         named = {key: getattr(self, key) for key in type(self).model_fields}

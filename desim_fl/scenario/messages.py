@@ -12,6 +12,7 @@ from desim_fl.scenario.devices import DeviceClass
 from desim_fl.scenario.failures import FailuresTable
 from desim_fl.scenario.laws import LAWS
 from desim_fl.scenario.models import DEFAULT_MODEL, MODELS, VISION, VISION_MODELS, model_tag
+from desim_fl.scenario.parameters import Parameters
 from desim_fl.scenario.rules import Loc, Problem, bare, key_of, quoted
 from desim_fl.scenario.schedules import LrSchedule
 from desim_fl.scenario.server import Checkpoint, Executor, Run
@@ -35,6 +36,7 @@ PLAIN: dict[str, type[Table]] = {
     "run": Run,
     "executor": Executor,
     "checkpoint": Checkpoint,
+    "parameters": Parameters,
 }
 VARIANTS: dict[str, tuple[Mapping[str, type[Table]], str, Callable[[Any], str | None]]] = {
     "data": (DATA, DEFAULT_DATA, data_tag),
@@ -53,6 +55,7 @@ NESTED: dict[Loc, type[Table]] = {
 }
 SECTIONS = (
     "data", "clients", "network", "availability", "failures", "model", "training", "strategy", "run", "executor", "checkpoint",
+    "parameters",
 )  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from desim_fl.scenario.document import Scenario, filled
 from desim_fl.scenario.laws import LAWS
 from desim_fl.scenario.models import Model
 from desim_fl.scenario.overrides import apply, apply_values
+from desim_fl.scenario.parameters import override, standing
 from desim_fl.scenario.places import MAX_DEPTH, Places, lines
 from desim_fl.scenario.strategies import Strategy
 
@@ -46,8 +47,11 @@ def load(
     *,
     values: Sequence[tuple[tuple[str, ...], Any]] = (),
     place: str = "",
+    parameters: Mapping[str, Any] | None = None,
 ) -> Scenario:
     """Read a scenario file, apply values that stand elsewhere (at ``place``), ``--set`` overrides and the seed; check it.
+
+    ``parameters`` are those of the command line by their usual names (:mod:`desim_fl.scenario.parameters`).
 
     Raises ScenarioError with one line for each problem, ``path:LINE: [table] message``, in the order of the file;
     what an override brought in is named by the override instead of a line.
@@ -63,8 +67,12 @@ def load(
         settings.pop(("run", "seed"), None)
         settings["run", "seed"] = f"--seed {messages.shown(seed)}"
     _place_trace(document, Path(path))
+    settings |= override(document, parameters or {}) if parameters else {}
     places = Places(str(path), lines(text), settings)
     refuse_deep(document, places)
+    for loc, source in standing(document).items():
+        if source in places.lines and source not in settings:
+            places = places._replace(lines={**places.lines, loc: places.lines[source]})
     try:
         scenario = Scenario.model_validate(document)
     except ValidationError as error:

@@ -10,26 +10,22 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from desim_fl.scenario import device_rules, journey_rules, run_rules
-from desim_fl.scenario.data import Blobs, LeastSquares, Quadratic
+from desim_fl.scenario import device_rules, journey_rules, learning_rules, run_rules
+from desim_fl.scenario.data import LeastSquares, Quadratic
 from desim_fl.scenario.method import STALENESS_KEYS, MethodTable, StalenessTable
-from desim_fl.scenario.models import BY_DATA, Cnn, CnnGap, LeNet5, Logistic, ResNet20
-from desim_fl.scenario.schedules import SCHEDULE_KEYS
 from desim_fl.scenario.synchronous import FedAvg
 from desim_fl.scenario.table import Loc, Problem
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from desim_fl.scenario.schedules import LrSchedule
+    from desim_fl.scenario.parameters import Parameters
     from desim_fl.scenario.server import Executor, Run
     from desim_fl.scenario.table import Table
-    from desim_fl.scenario.training import Training
     from desim_fl.scenario.world import Clients, Network
 
 ARGS_DEPTH = 16
 PARTITION_KEYS = {"alpha": ("dirichlet", "dirichlet_sizes"), "classes_per_client": ("shards",), "map": ("map",)}
-CLOSED_FORM = (*BY_DATA.values(), "logistic")
 SHOWN = 60  # characters of a value in a message
 
 
@@ -110,24 +106,6 @@ def _quadratic_lengths(data: Table, clients: Clients) -> Iterator[Problem]:
             yield Problem(("data", key), text, (("clients", "count"),))
 
 
-def _model_fits_data(data: Table, model: Table) -> Iterator[Problem]:
-    kind, name = getattr(data, "name", ""), getattr(model, "name", "")
-    doubts = (("data", "name"), ("model", "name"))
-    for theirs, mine in BY_DATA.items():
-        if (name == mine) != (kind == theirs):
-            text = f'name = "{name}" does not go with data {kind}: "{mine}" and data {theirs} belong together'
-            yield Problem(("model", "name"), text, doubts)
-            return
-    if isinstance(model, (Cnn, CnnGap, LeNet5, ResNet20)) and isinstance(data, Blobs):
-        yield Problem(("model", "name"), f'name = "{name}" needs images, and data {kind} has none; use "mlp"', doubts)
-
-
-def _groups(model: Table) -> Iterator[Problem]:
-    if isinstance(model, ResNet20) and model.norm != "group" and model.given("groups"):
-        text = f'groups must not be given with norm = "{model.norm}"; it belongs to "group"'
-        yield Problem(("model", "groups"), text, (("model", "norm"),))
-
-
 def _regions(network: Network) -> Iterator[Problem]:
     limits = ("region_down_mbps", "region_up_mbps")
     doubts = tuple(("network", key) for key in ("region_shares", *limits))
@@ -142,57 +120,6 @@ def _regions(network: Network) -> Iterator[Problem]:
         elif rates is not None and shares is not None and len(rates) != len(shares):
             text = f"{key} has {len(rates)} entries, but region_shares has {len(shares)}"
             yield Problem(("network", key), text, doubts)
-
-
-def _training(training: Training) -> Iterator[Problem]:
-    if training.steps is not None and training.given("epochs"):
-        yield Problem(("training", "steps"), "steps and epochs must not both be given", (("training", "epochs"),))
-    if training.delay_aware is not None and training.given("lr"):
-        text = "lr must not be given with delay_aware, whose gamma_0 is the rate"
-        yield Problem(("training", "lr"), text, (("training", "delay_aware"),))
-    if training.optimizer != "sgd" and training.given("momentum"):
-        text = f'momentum must not be given with optimizer = "{training.optimizer}"; it belongs to "sgd"'
-        yield Problem(("training", "momentum"), text, (("training", "optimizer"),))
-
-
-def schedule_problems(loc: Loc, schedule: LrSchedule | None) -> Iterator[Problem]:
-    """What is wrong with a learning-rate schedule at a place: parameters of another one."""
-    for key in () if schedule is None else schedule.given(*SCHEDULE_KEYS):
-        if schedule is not None and schedule.name not in SCHEDULE_KEYS[key]:
-            owners = " or ".join(f'"{owner}"' for owner in SCHEDULE_KEYS[key])
-            text = f'{key} must not be given with name = "{schedule.name}"; it belongs to {owners}'
-            yield Problem((*loc, key), text, ((*loc, "name"),))
-
-
-def _stragglers(clients: Clients, training: Training) -> Iterator[Problem]:
-    if not clients.straggler_share:
-        return
-    key = "epochs" if training.steps is None else "steps"
-    if getattr(training, key) == 1:
-        text = f"straggler_share needs [training] {key} of at least 2: there is no part of one to do"
-        yield Problem(("clients", "straggler_share"), text, (("training", key),))
-
-
-def _task(model: Table, training: Training) -> Iterator[Problem]:
-    if training.task is None and training.given("task_args"):
-        yield Problem(("training", "task_args"), "task_args must not be given without task", (("training", "task"),))
-    name = getattr(model, "name", "")
-    if training.task is not None and name in CLOSED_FORM:
-        text = f'task does not go with model "{name}", which has a loss of its own'
-        yield Problem(("training", "task"), text, (("model", "name"),))
-
-
-def _delay_aware(clients: Clients, training: Training) -> Iterator[Problem]:
-    delay = training.delay_aware
-    if delay is None or delay.meaning != "drawn":
-        return
-    place = ("training", "delay_aware", "meaning")
-    if clients.wait_s is None:
-        text = 'meaning = "drawn" needs the key wait_s in [clients], the wait that is drawn'
-        yield Problem(place, text, (("clients", "wait_s"), ("training", "delay_aware")))
-    if delay.combine:
-        text = 'combine must not be true with meaning = "drawn", which leaves the staleness weight as it is'
-        yield Problem(("training", "delay_aware", "combine"), text)
 
 
 def _staleness(strategy: Table) -> Iterator[Problem]:
@@ -280,23 +207,6 @@ def _stop_rule(run: Run) -> Iterator[Problem]:
         yield Problem(("run", STOPS[-1]), text, tuple(("run", key) for key in STOPS))
 
 
-def _plain_descent(data: Table, training: Training) -> Iterator[Problem]:
-    if not isinstance(data, Quadratic):
-        return
-    wanted = {"optimizer": "sgd", "momentum": 0.0, "weight_decay": 0.0}
-    for key, value in wanted.items():
-        if getattr(training, key) != value:
-            yield Problem(
-                ("training", key), f"{key} = {getattr(training, key)} does not go with quadratic data, only plain sgd"
-            )
-
-
-def _closed_form(data: Table, model: Table, training: Training) -> Iterator[Problem]:
-    if (isinstance(data, LeastSquares) or isinstance(model, Logistic)) and training.optimizer != "sgd":
-        text = f'optimizer = "{training.optimizer}" does not go with model {getattr(model, "name", "")}, only "sgd"'
-        yield Problem(("training", "optimizer"), text, (("model", "name"),))
-
-
 def _workers(executor: Executor) -> Iterator[Problem]:
     if executor.name == "inline" and executor.workers is not None and executor.workers > 1:
         text = f"workers = {executor.workers} is refused: the inline executor runs one job at a time"
@@ -322,6 +232,11 @@ def _vmap(executor: Executor) -> Iterator[Problem]:
             "depend on what the cache holds"
         )
         yield Problem(("executor", "reuse"), text, (("executor", "name"),))
+
+
+def _parameters(parameters: Parameters | None) -> Iterator[Problem]:
+    for key in () if parameters is None else parameters.given(*type(parameters).model_fields):
+        yield Problem(("parameters", key), f"{key} stands for a key that is given as well; leave one of them out")
 
 
 def _args(section: str, table: Table, key: str = "args") -> Iterator[Problem]:
@@ -361,16 +276,19 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (device_rules.classes, ("clients", "network")),
     (_distinct_keys, ("clients",)),
     (_quadratic_lengths, ("data", "clients")),
-    (_model_fits_data, ("data", "model")),
+    (learning_rules.model_fits_data, ("data", "model")),
     (_regions, ("network",)),
-    (_groups, ("model",)),
-    (_training, ("training",)),
-    (_plain_descent, ("data", "training")),
-    (_closed_form, ("data", "model", "training")),
-    (_task, ("model", "training")),
-    (_delay_aware, ("clients", "training")),
-    (lambda training: schedule_problems(("training", "lr_schedule"), training.lr_schedule), ("training",)),
-    (_stragglers, ("clients", "training")),
+    (learning_rules.groups, ("model",)),
+    (learning_rules.local_training, ("training",)),
+    (learning_rules.plain_descent, ("data", "training")),
+    (learning_rules.closed_form, ("data", "model", "training")),
+    (learning_rules.own_task, ("model", "training")),
+    (learning_rules.delay_aware, ("clients", "training")),
+    (
+        lambda training: learning_rules.schedule_problems(("training", "lr_schedule"), training.lr_schedule),
+        ("training",),
+    ),
+    (learning_rules.stragglers, ("clients", "training")),
     (_staleness, ("strategy",)),
     (_cohort, ("clients", "strategy")),
     (_settled, ("strategy", "run")),
@@ -388,6 +306,8 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (run_rules.target, ("run", "data")),
     (run_rules.open_system, ("run", "strategy")),
     (run_rules.queues, ("run", "clients", "strategy")),
+    (_parameters, ("parameters",)),
+    (learning_rules.patience, ("data", "model", "training", "run")),
     (_workers, ("executor",)),
     (_address, ("executor",)),
     (_vmap, ("executor",)),
@@ -402,5 +322,5 @@ def problems(tables: Mapping[str, Table | None]) -> Iterator[Problem]:
     """Yield what is wrong between the keys of these tables (``None`` = could not be read)."""
     for rule, names in RULES:
         wanted = [tables[name] for name in names]
-        if all(table is not None for table in wanted):
+        if all(table is not None for table in wanted) or names == ("parameters",):
             yield from rule(*wanted)

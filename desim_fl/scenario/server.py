@@ -78,6 +78,14 @@ class Run(Table):
     max_wall_s: Positive | None = Field(
         default=None, description="Interrupt the run after so many real seconds; resume goes on with it, as long again."
     )
+    patience: Count | None = Field(
+        default=None,
+        description="Stop rule: so many evaluations on end, on the validation part, without a new best. Jobs in flight then "
+        "are not applied.",
+    )
+    monitor: Literal["accuracy", "loss"] = Field(
+        default="accuracy", description="What is watched, on the validation part. Only with patience."
+    )
     eval_every_versions: Count | None = Field(default=None, description="Evaluate every so many versions.")
     eval_every_s: Positive | None = Field(default=None, description="Evaluate every so many virtual seconds.")
     non_finite: Literal["skip", "fail"] = Field(
@@ -85,13 +93,17 @@ class Run(Table):
     )
 
     def idle(self) -> frozenset[str]:
-        """Return the options of selections that are not chosen, and what an open system has no use for."""
+        """Return the options of selections that are not chosen, and what an open system, or no patience, has no use for."""
         open_system = ("concurrency", "dispatch") if self.arrivals is not None else ()
-        return frozenset(open_system) | frozenset(
-            key
-            for key in type(self).model_fields
-            for name, prefix in SELECTION_KEYS.items()
-            if key.startswith(prefix) and name != self.selection
+        return (
+            frozenset(open_system)
+            | frozenset({"monitor"} if self.patience is None else ())
+            | frozenset(
+                key
+                for key in type(self).model_fields
+                for name, prefix in SELECTION_KEYS.items()
+                if key.startswith(prefix) and name != self.selection
+            )
         )
 
     def selection_options(self) -> dict[str, Any]:

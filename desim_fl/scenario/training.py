@@ -13,9 +13,10 @@ from desim_fl.scenario.table import Args, Count, CustomName, Positive, Share, Ta
 class DelayAware(Table):
     """The delay-aware rate gamma_0 / (sqrt(e + 1) * (1 + alpha_lr * delay)) (Forootani & Iervolino, arXiv 2508.01675)."""
 
-    meaning: Literal["drawn", "staleness"] = Field(
+    meaning: Literal["drawn", "staleness", "maximum"] = Field(
         default="drawn",
-        description="What the delay is: the job's drawn wait in seconds, or the staleness (at the server).",
+        description="What the delay is: the job's drawn wait in seconds, the staleness (at the server), or, as the published "
+        "scripts have it, always the largest wait that the law allows.",
     )
     gamma_0: Positive = Field(description="Rate of the first epoch at delay 0.")
     alpha_lr: Annotated[float, Field(ge=0, le=1e9)] = Field(description="How strongly the delay slows learning.")
@@ -32,6 +33,15 @@ class Training(Table):
     steps: Count | None = Field(default=None, description="Optimiser steps in one job, instead of epochs.")
     batch_size: Count = Field(default=32, description="Examples in a batch.")
     optimizer: Literal["sgd", "adam"] = Field(default="sgd", description="Local optimiser; a new one every job.")
+    optimizer_reset: Literal["epoch"] | None = Field(
+        default=None,
+        description="epoch = the local optimiser begins anew every epoch, as in some published scripts; absent = every job.",
+    )
+    start: Literal["own"] | None = Field(
+        default=None,
+        description="own = a job starts from the client's own last model, as in some published scripts, and never learns of the "
+        "others; absent = from the server's.",
+    )
     lr: Positive = Field(default=0.05, description="Learning rate; not beside delay_aware.")
     momentum: Annotated[Share, Field(lt=1)] = Field(default=0.0, description="Momentum of sgd.")
     weight_decay: Annotated[float, Field(ge=0, le=1e9)] = Field(default=0.0, description="L2 weight decay.")
@@ -46,6 +56,11 @@ class Training(Table):
     )
     lr_schedule: LrSchedule | None = Field(
         default=None, description="How the rate changes with the version that a job starts from; absent = it does not."
+    )
+    patience: Count | None = Field(
+        default=None,
+        description="Stop a job at the end of an epoch, when its mean loss was not below its best for so many epochs on end; "
+        "absent = never. As many as there are epochs, or one less, cannot make a difference.",
     )
     task: CustomName | None = Field(
         default=None,
