@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import platform
+import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime  # provenance only: host time never enters virtual time
 from functools import cache, partial
-from importlib import metadata
+from importlib import import_module, metadata
 from time import perf_counter
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from desim_fl import __version__
@@ -397,3 +399,14 @@ def _products(session: Session, folder: Path) -> dict[str, Callable[[], Any]]:
         "model.safetensors": model,
         "report.html": lambda: report.write(folder),
     }
+
+
+class _Callable(ModuleType):
+    """This module, called, runs a scenario: ``desim_fl.run(...)`` is the first thing that anybody tries."""
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        """Do as :func:`desim_fl.api.run` does."""
+        return import_module("desim_fl.api").run(*arguments, **options)
+
+
+sys.modules[__name__].__class__ = _Callable

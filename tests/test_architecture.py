@@ -89,6 +89,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "cli_bench": (5, {"typer"}),
     "cli_study": (5, {"rich", "typer"}),
     "cli_data": (5, {"typer"}),
+    "api": (5, {"polars", "pydantic"}),
     "cli_parameters": (5, {"typer"}),
     "cli_export": (5, {"typer"}),
     "cli_compare": (5, {"rich", "typer"}),
