@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -18,7 +18,10 @@ from desim_fl.executors.null import NullExecutor
 from desim_fl.learning.batches import steps_per_epoch
 from desim_fl.learning.sizes import model_facts
 from desim_fl.strategies.delay_aware import drawn_delay_lr, weigh_by_staleness
+from desim_fl.strategies.optimized import Optimized
+from desim_fl.strategies.optimizers import ServerOptimizer
 from desim_fl.strategies.schedules import SCHEDULES
+from desim_fl.strategies.tiers import tier_name
 from desim_fl.ticks import to_ticks
 from desim_fl.world import Evaluations, Monitor, StopRules, World
 
@@ -99,7 +102,8 @@ def build(
         average=(lambda base, _: base) if task is None else task.average,
         stops=_stops(scenario),
         concurrency=_concurrency(scenario),
-        dispatch=scenario.run.dispatch,
+        dispatch=_dispatch(scenario),
+        groups=_tiers(scenario, trips, assignment),
         evaluations=_evaluations(scenario),
         non_finite=scenario.run.non_finite,
         timing_only=timing_only,
@@ -165,16 +169,29 @@ def _first_rate(scenario: Scenario, rule: Any) -> float:
 
 
 def _strategy(scenario: Scenario) -> Strategy:
-    options = _options(scenario.strategy)
-    if ":" in scenario.strategy.name:
+    table: Any = scenario.strategy
+    stepped = ("server_optimizer", "server_lr_schedule", *(("server_lr",) if table.server_optimizer else ()))
+    options = _options(table, *stepped)
+    if ":" in table.name:
         options = options["args"]
-    elif scenario.strategy.draws:
+    elif table.draws:
         options["seed"] = scenario.run.seed
-    strategy = strategies.build(scenario.strategy.name, options)
+    strategy = strategies.build(table.name, {**options, **table.lent(scenario.training)})
     rule = scenario.training.delay_aware
     if rule is not None and rule.meaning == "staleness":
-        return weigh_by_staleness(strategy, rule.alpha_lr, combine=rule.combine)
-    return strategy
+        strategy = weigh_by_staleness(strategy, rule.alpha_lr, combine=rule.combine)
+    return _optimized(strategy, table.server_optimizer, table.server_lr_schedule)
+
+
+def _optimized(strategy: Strategy, asked: Any, schedule: Any) -> Strategy:
+    """The strategy with an optimiser of the server, or with the rate's schedule on the one that it has."""
+    if asked is None and schedule is None:
+        return strategy
+    optimizer = ServerOptimizer() if asked is None else ServerOptimizer(asked.name, **_options(asked, *asked.idle()))
+    course = SCHEDULES["constant"]() if schedule is None else SCHEDULES[schedule.name](**schedule.parameters())
+    if asked is None and isinstance(strategy, Optimized):
+        return replace(strategy, schedule=course)
+    return Optimized(strategy, optimizer, course)
 
 
 def _selector(scenario: Scenario, people: Population, trips: DrawnTrips) -> Selector:
@@ -191,9 +208,24 @@ def _selector(scenario: Scenario, people: Population, trips: DrawnTrips) -> Sele
 
 
 def _concurrency(scenario: Scenario) -> int:
+    table: Any = scenario.strategy
     asked = scenario.run.concurrency
-    cohort = getattr(scenario.strategy, "cohort", None)
-    return cohort or scenario.strategy.places(scenario.clients.count, asked) or asked
+    return getattr(table, "flying", None) or table.places(scenario.clients.count, asked) or asked
+
+
+def _dispatch(scenario: Scenario) -> str:
+    return "after_aggregation" if scenario.strategy.name == "semi_async" else scenario.run.dispatch
+
+
+def _tiers(scenario: Scenario, trips: DrawnTrips, assignment: Assignment) -> dict[str, tuple[int, ...]]:
+    """Clients in tiers of equal size by how long their usual trip takes, nothing drawn for the job; fastest first."""
+    tiers = getattr(scenario.strategy, "tiers", None)
+    if tiers is None:
+        return {}
+    lengths = [(trips.usual(client, work.steps or 0), client) for client, work in enumerate(assignment.usual)]
+    ranked = [client for _, client in sorted(lengths)]
+    cuts = [-(-tier * len(ranked) // tiers) for tier in range(tiers + 1)]
+    return {tier_name(tier): tuple(ranked[cuts[tier] : cuts[tier + 1]]) for tier in range(tiers)}
 
 
 def _stops(scenario: Scenario) -> StopRules:
@@ -269,7 +301,7 @@ def _task(scenario: Scenario, people: Population, validation: Any, patience: int
 
 def _proximal_mu(scenario: Scenario) -> float:
     """Weight of the proximal term: the strategy's own, or else that of local training."""
-    mu = getattr(scenario.strategy, "mu", None)
+    mu = scenario.strategy.proximal_mu()
     return (scenario.training.proximal_mu if mu is None else mu) or 0.0
 
 

@@ -403,7 +403,7 @@ def test_the_conformance_check_finds_what_it_looks_for():
 
 def test_strategies_by_name():
     """The table's names make the classes, with their options; each is a Strategy."""
-    assert {name: type(build(name, {})) for name in TABLE} == TABLE
+    assert {type(build(name, {})) for name in ("fedasync", "fedbuff", "fedavg")} == {FedAsync, FedBuff, FedAvg}
     assert build("fedbuff", {"buffer_size": 4, "max_staleness": 7}) == FedBuff(buffer_size=4, max_staleness=7)
     assert all(isinstance(build(name, {}), Strategy) for name in TABLE)
 

@@ -40,6 +40,10 @@ class FedAsync(StalenessTable):
         """Return 1 in a replay."""
         return asked if self.sampled_staleness is None else 1
 
+    def no_optimizer(self) -> str | None:
+        """Say that models are mixed."""
+        return None if self.mixing == "delta" else 'it mixes models and publishes no delta; use mixing = "delta"'
+
 
 class FedBuff(StalenessTable):
     """Arrivals are collected and applied together (Nguyen et al., AISTATS 2022)."""
@@ -102,6 +106,7 @@ class AsyncSGD(Bounded):
 class Fadas(Bounded):
     """The mean of a buffer is the gradient of an AMSGrad step of the server (Wang et al., ICML 2024)."""
 
+    no_delta: ClassVar[str | None] = "it is an optimiser of the server itself; use fedbuff with one"
     name: Literal["fadas"] = Field(default="fadas", description="AMSGrad at the server, on buffered updates.")
     buffer_size: Count = Field(default=5, description="Arrivals that make a new version.")
     server_lr: Positive = Field(default=1e-3, description="Server learning rate eta.")
@@ -132,6 +137,7 @@ class Ca2fl(Bounded):
 class Port(MethodTable):
     """Waits for a few reports, and for whoever falls too far behind (Su & Li, IWQoS 2022)."""
 
+    no_delta: ClassVar[str | None] = "it averages models of several versions, and has no delta"
     name: Literal["port"] = Field(default="port", description="A few reports, none of them too old.")
     min_clients: Count = Field(default=15, description="Reports that make a new version.")
     staleness_bound: Count | None = Field(
@@ -146,6 +152,9 @@ class Port(MethodTable):
 class Area(Bounded):
     """The mean of every client's latest model (Iakovidou & Kim, arXiv 2405.10123)."""
 
+    no_delta: ClassVar[str | None] = (
+        "its fixed point is the mean of the clients' latest models, which it must step to exactly"
+    )
     name: Literal["area"] = Field(default="area", description="The mean of every client's latest model.")
     buffer_size: Count = Field(default=1, description="Arrivals that make a new version.")
 
@@ -153,12 +162,16 @@ class Area(Bounded):
 class AsoFed(Bounded):
     """Experimental: the server's rule of ASO-Fed (Chen et al., IEEE BigData 2020)."""
 
+    no_delta: ClassVar[str | None] = (
+        "its fixed point is the mean of the clients' latest models, which it must step to exactly"
+    )
     name: Literal["asofed"] = Field(default="asofed", description="Experimental: the server's rule of ASO-Fed.")
 
 
 class FedAsmuStatic(Bounded):
     """FedASMU's server rule with fixed coefficients (Liu et al., AAAI 2024)."""
 
+    no_delta: ClassVar[str | None] = "it mixes models, and has no delta"
     name: Literal["fedasmu_static"] = Field(
         default="fedasmu_static", description="Mix every arrival in, the less the later and the staler it is."
     )
@@ -171,6 +184,7 @@ class FedAsmuStatic(Bounded):
 class FedFa(Bounded):
     """The mean of a queue of the latest arrivals (Xu et al., IJCAI 2024)."""
 
+    no_delta: ClassVar[str | None] = "it averages a queue, and has no delta"
     name: Literal["fedfa"] = Field(default="fedfa", description="The mean of a queue of the latest arrivals.")
     queue_size: Annotated[int, Field(ge=1, le=QUEUE_MAX)] = Field(default=5, description="Length of the queue.")
     content: Literal["model", "delta"] = Field(default="model", description="What the queue holds.")
@@ -288,6 +302,7 @@ class Polled(Everybody):
 class Quafl(Polled):
     """The server and s drawn clients are averaged (Zakerinia et al., AISTATS 2024)."""
 
+    no_delta: ClassVar[str | None] = "it averages models, and has no delta"
     name: Literal["quafl"] = Field(
         default="quafl", description="The server and drawn clients are averaged, by the clock."
     )
@@ -296,6 +311,7 @@ class Quafl(Polled):
 class Favas(Polled):
     """The server and what s drawn clients have got done, made comparable (Leconte et al., 2023)."""
 
+    no_delta: ClassVar[str | None] = "it averages models, and has no delta"
     name: Literal["favas"] = Field(
         default="favas", description="Drawn clients' progress, made comparable, by the clock."
     )

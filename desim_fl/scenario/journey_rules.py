@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from desim_fl.scenario.availability import WindowsTable
 from desim_fl.scenario.failures import BACKOFF, FailuresTable
-from desim_fl.scenario.synchronous import FedAvg
+from desim_fl.scenario.synchronous import RoundTable
 from desim_fl.scenario.table import Problem
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ def shared(network: Network, availability: Table, failures: FailuresTable) -> It
 
 def late(failures: FailuresTable, strategy: Table) -> Iterator[Problem]:
     """A round knows its own cohort: nobody is sent out beside it."""
-    if failures.late == "accept" and isinstance(strategy, FedAvg):
-        text = 'late = "accept" does not go with strategy fedavg, whose rounds end by deadline_s'
+    if failures.late == "accept" and isinstance(strategy, RoundTable):
+        name = getattr(strategy, "name", "")
+        text = f'late = "accept" does not go with strategy {name}, whose rounds end by deadline_s'
         yield Problem(("failures", "late"), text, (("strategy", "name"),))

@@ -11,6 +11,7 @@ from desim_fl.scenario.data import DATA, DEFAULT_DATA, data_tag
 from desim_fl.scenario.devices import DeviceClass
 from desim_fl.scenario.failures import FailuresTable
 from desim_fl.scenario.laws import LAWS
+from desim_fl.scenario.method import ServerOptimizer
 from desim_fl.scenario.models import DEFAULT_MODEL, MODELS, VISION, VISION_MODELS, model_tag
 from desim_fl.scenario.parameters import Parameters
 from desim_fl.scenario.rules import Loc, Problem, bare, key_of, quoted
@@ -52,6 +53,8 @@ _SPOKEN = {
 NESTED: dict[Loc, type[Table]] = {
     ("training", "delay_aware"): DelayAware,
     ("training", "lr_schedule"): LrSchedule,
+    ("strategy", "server_lr_schedule"): LrSchedule,
+    ("strategy", "server_optimizer"): ServerOptimizer,
 }
 SECTIONS = (
     "data", "clients", "network", "availability", "failures", "model", "training", "strategy", "run", "executor", "checkpoint",

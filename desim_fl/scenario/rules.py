@@ -10,10 +10,8 @@ import math
 import re
 from typing import TYPE_CHECKING, Any
 
-from desim_fl.scenario import device_rules, journey_rules, learning_rules, run_rules
+from desim_fl.scenario import device_rules, journey_rules, learning_rules, method_rules, run_rules
 from desim_fl.scenario.data import LeastSquares, Quadratic
-from desim_fl.scenario.method import STALENESS_KEYS, MethodTable, StalenessTable
-from desim_fl.scenario.synchronous import FedAvg
 from desim_fl.scenario.table import Loc, Problem
 
 if TYPE_CHECKING:
@@ -122,67 +120,6 @@ def _regions(network: Network) -> Iterator[Problem]:
             yield Problem(("network", key), text, doubts)
 
 
-def _staleness(strategy: Table) -> Iterator[Problem]:
-    if not isinstance(strategy, StalenessTable):
-        return
-    for key in strategy.given(*STALENESS_KEYS):
-        owner = STALENESS_KEYS[key]
-        if owner != strategy.staleness:
-            text = f'{key} must not be given with staleness = "{strategy.staleness}"; it belongs to "{owner}"'
-            yield Problem(("strategy", key), text, (("strategy", "staleness"),))
-
-
-def _cohort(clients: Clients, strategy: Table) -> Iterator[Problem]:
-    if not isinstance(strategy, FedAvg):
-        return
-    doubts = (("clients", "count"), ("strategy", "clients_per_round"))
-    cohort = strategy.cohort
-    if strategy.clients_per_round > clients.count:
-        text = f"clients_per_round = {strategy.clients_per_round} is more than the {clients.count} clients there are"
-        yield Problem(("strategy", "clients_per_round"), text, doubts)
-    elif cohort > clients.count:
-        text = (
-            f"over_selection = {strategy.over_selection:g} asks for {cohort} clients a round, there are {clients.count}"
-        )
-        yield Problem(("strategy", "over_selection"), text, doubts)
-
-
-def _settled(strategy: MethodTable, run: Run) -> Iterator[Problem]:
-    reasons = strategy.settles()
-    for key in run.given(*reasons):
-        text = f"{key} must not be given with strategy {getattr(strategy, 'name', '')}; {reasons[key]}"
-        yield Problem(("run", key), text, (("strategy", "name"),))
-
-
-def _unused(strategy: MethodTable) -> Iterator[Problem]:
-    reasons = strategy.unused()
-    for key in strategy.given(*reasons):
-        yield Problem(("strategy", key), f"{key} must not be given; {reasons[key]}", (("strategy", "name"),))
-
-
-WAITED_FOR = ("buffer_size", "min_clients")  # arrivals that make a version
-
-
-def _never_full(clients: Clients, strategy: MethodTable, run: Run) -> Iterator[Problem]:
-    """After an arrival nobody leaves before the next version, so more than fly at once never come."""
-    if run.dispatch != "after_aggregation" or "dispatch" in strategy.settles():
-        return
-    most = min(clients.count, run.concurrency)
-    for key in WAITED_FOR:
-        wanted = getattr(strategy, key, 0)
-        if wanted > most:
-            text = (
-                f'{key} = {wanted} is never reached with dispatch = "after_aggregation" and {most} jobs in flight; lower it, '
-                "or raise concurrency"
-            )
-            yield Problem(("strategy", key), text, (("run", "dispatch"), ("run", "concurrency"), ("clients", "count")))
-
-
-def _contacted(clients: Clients, strategy: MethodTable) -> Iterator[Problem]:
-    contacted = getattr(strategy, "contacted", 0)
-    if contacted > clients.count:
-        text = f"contacted = {contacted} is more than the {clients.count} clients there are"
-        yield Problem(("strategy", "contacted"), text, (("clients", "count"),))
 
 
 def _order(clients: Clients, run: Run) -> Iterator[Problem]:
@@ -289,12 +226,16 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
         ("training",),
     ),
     (learning_rules.stragglers, ("clients", "training")),
-    (_staleness, ("strategy",)),
-    (_cohort, ("clients", "strategy")),
-    (_settled, ("strategy", "run")),
-    (_unused, ("strategy",)),
-    (_never_full, ("clients", "strategy", "run")),
-    (_contacted, ("clients", "strategy")),
+    (method_rules.staleness, ("strategy",)),
+    (method_rules.server_step, ("strategy",)),
+    (method_rules.adam, ("strategy",)),
+    (method_rules.objections, ("strategy", "training")),
+    (method_rules.partial_work, ("clients", "strategy")),
+    (method_rules.cohort, ("clients", "strategy")),
+    (method_rules.settled, ("strategy", "run")),
+    (method_rules.unused, ("strategy",)),
+    (method_rules.never_full, ("clients", "strategy", "run")),
+    (method_rules.contacted, ("clients", "strategy")),
     (_order, ("clients", "run")),
     (_stop_rule, ("run",)),
     (journey_rules.windows, ("clients", "availability")),

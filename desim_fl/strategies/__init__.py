@@ -27,13 +27,14 @@ from desim_fl.strategies.polled import Favas, Quafl
 from desim_fl.strategies.port import Port
 from desim_fl.strategies.rennala import Rennala
 from desim_fl.strategies.ringmaster import Ringmaster
+from desim_fl.strategies.synchronous import SYNCHRONOUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 __all__ = ["TABLE", "FedAsync", "FedAvg", "FedBuff", "build"]
 
-TABLE: dict[str, type[Strategy]] = {
+TABLE: dict[str, Callable[..., Strategy]] = {
     # asynchronous: every arrival, or every few, makes a version
     "fedasync": FedAsync,
     "fedbuff": FedBuff,
@@ -56,7 +57,7 @@ TABLE: dict[str, type[Strategy]] = {
     "quafl": Quafl,
     "favas": Favas,
     # synchronous: rounds, cohorts, tiers
-    "fedavg": FedAvg,
+    **SYNCHRONOUS,
 }
 
 

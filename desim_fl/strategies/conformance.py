@@ -36,12 +36,13 @@ class Playground:
         concurrency: int = 3,
         policy: str = "immediate",
         sizes: Sequence[int] | None = None,
+        groups: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
         self.strategy = strategy
         self.version, self.params = 0, params
         self.clients, self.concurrency, self.policy = clients, concurrency, policy
-        self.sizes: Sequence[int] = sizes or (1,) * clients
-        self.groups: Mapping[str, Sequence[int]] = {}
+        self.sizes: Sequence[int] = (1,) * clients if sizes is None else sizes
+        self.groups: Mapping[str, Sequence[int]] = groups or {}
         self.jobs: dict[int, Job] = {}
         self.caches: dict[int, Any] = {}
         self.sent = 0
@@ -65,10 +66,20 @@ class Playground:
         """What the strategy last asked to be kept for a client."""
         return self.caches.get(client)
 
-    def arrive(self, job_id: int, params: Params, *, examples: int = 1, finite: bool = True, steps: int = 0) -> Reply:
+    def arrive(
+        self,
+        job_id: int,
+        params: Params,
+        *,
+        examples: int = 1,
+        finite: bool = True,
+        steps: int = 0,
+        extra: Any = None,
+        stopped: bool = False,
+    ) -> Reply:
         """Bring a job back with this model; what a non-finite one brings is replaced by its base."""
         job = self.jobs.pop(job_id)
-        outcome = Outcome(params if finite else job.params, examples=examples, steps=steps)
+        outcome = Outcome(params if finite else job.params, None, examples, steps, stopped, extra=extra)
         update = Update(job, outcome, self.version - job.version, finite, self.cache(job.client))
         return self._obey(self._ask(self.strategy.arrive, self.state, self, update), freed=1)
 
@@ -95,7 +106,7 @@ class Playground:
             self.version, self.params = self.version + 1, reply.params
         self.caches.update(reply.keep)
         for stop in reply.stops:
-            if stop.how == "cancel":
+            if stop.how == "cancel":  # the others report later, when the caller says so
                 del self.jobs[stop.job]
         for send in reply.sends or ():
             self._send(send)
@@ -108,7 +119,8 @@ class Playground:
 
     def _send(self, send: Send) -> None:
         busy = [job.client for job in self.jobs.values()]
-        free = [client for client in range(self.clients) if client not in busy][: send.count]
+        pool = range(self.clients) if send.group is None else self.groups[send.group]
+        free = [client for client in pool if client not in busy][: send.count]
         for client in free if send.clients is None else send.clients:
             start = send.start or self.model
             work = send.work or Work()
