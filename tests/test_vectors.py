@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from desim_fl.core import Work
 from desim_fl.strategies import TABLE, build
 from desim_fl.strategies.conformance import Playground
 
@@ -37,6 +38,9 @@ KEYS = {
     "urged",
     "rejected",
     "because",
+    "control",
+    "controls",
+    "partial",
 }
 
 
@@ -64,6 +68,12 @@ CASES = [
 ]
 
 
+def tiers(case: dict) -> dict[str, tuple[int, ...]]:
+    """Client c is in tier c mod ``tiers``."""
+    count = case.get("tiers", 0)
+    return {f"tier {tier}": tuple(range(tier, case.get("clients", 2), count)) for tier in range(count)}
+
+
 def happen(ground: Playground, step: dict) -> Reply:
     """Let one thing happen."""
     what, _, whom = step["do"].partition(" ")
@@ -74,9 +84,13 @@ def happen(ground: Playground, step: dict) -> Reply:
     if what == "stop":
         return ground.strategy.finish(ground.state, ground)
     assert what == "arrive", step
+    if step.get("partial"):
+        ground.jobs[int(whom)] = ground.jobs[int(whom)]._replace(work=Work(1, 1, 0.1, partial=True))
     job = ground.jobs[int(whom)]
     end = job.params + worked(step["delta"]) if "delta" in step else worked(step.get("model", "0"))
     rest = {key: step[key] for key in ("examples", "steps") if key in step}
+    if "control" in step:
+        rest["extra"] = {"control": worked(step["control"])}
     return ground.arrive(job.id, end, finite=not step.get("bad", False), **rest)
 
 
@@ -89,6 +103,7 @@ def shown(ground: Playground, reply: Reply, before: set[int]) -> dict:
         "weight": reply.weight,
         "sent": [job.client for job in new],
         "from": [job.params for job in new],
+        "controls": [job.extra["control"] for job in new if isinstance(job.extra, dict)],
         "stopped": [stop.job for stop in reply.stops if stop.how == "cancel"],
         "urged": [stop.job for stop in reply.stops if stop.how != "cancel"],
         "rejected": reply.reject,
@@ -101,7 +116,7 @@ def test_hand_worked_cases(case):
     ground = Playground(
         build(case["method"], case.get("options", {})), float(case.get("x", 0.0)), clients=case.get("clients", 2),
         concurrency=case.get("concurrency", case.get("clients", 2)), policy=case.get("dispatch", "immediate"),
-        sizes=case.get("sizes"),
+        sizes=case.get("sizes"), groups=tiers(case),
     )  # fmt: skip
     assert any("because" in step for step in case["play"])
     for step in case["play"]:
@@ -115,7 +130,7 @@ def test_hand_worked_cases(case):
         for key, value in found.items():
             if key in {"x", "weight"} and key in step:
                 assert value == pytest.approx(worked(step[key]), rel=1e-12, abs=1e-12), (key, step)
-            elif key == "from" and key in step:
+            elif key in {"from", "controls"} and key in step:
                 assert value == pytest.approx([worked(text) for text in step[key]], rel=1e-12, abs=1e-12), step
             elif key in step:
                 assert value == step[key], (key, step)
