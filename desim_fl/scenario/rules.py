@@ -120,8 +120,6 @@ def _regions(network: Network) -> Iterator[Problem]:
             yield Problem(("network", key), text, doubts)
 
 
-
-
 def _order(clients: Clients, run: Run) -> Iterator[Problem]:
     doubts = (("run", "selection"), ("run", "order"), ("clients", "count"))
     if run.selection == "order" and run.order is None:
