@@ -381,6 +381,8 @@ TABLES: dict[str, dict[str, Line]] = {
         "choosy": (choosy, "run.max_time_s=40"),
     },
 }  # fmt: skip
+# Where something of each would be in one world, the scenario's rules refuse it; here are the lines that are nothing.
+REFUSED_TOGETHER = ({"sharing": "none"}, {"availability": "always", "failures": "none"})
 LEARNING = (  # instead of quadratic functions: a small network, so that every executor can train it
     "data", "data.name=blobs", "data.examples=240", "data.test_examples=60", "data.classes=3", "data.features=4",
     "data.validation_share=0.1", "model", "model.name=mlp", "model.hidden=[5]", "clients.partition=dirichlet",

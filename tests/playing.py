@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import tomli_w
-from generated import BASE, EXECUTORS, LEARNING, RARE, TABLES, Kill, Seen
+from generated import BASE, EXECUTORS, LEARNING, RARE, REFUSED_TOGETHER, TABLES, Kill, Seen
 from test_resume import BESIDE, assert_equal_runs
 
 from desim_fl import checkpoint, durable, eventlog, report, rundir
@@ -61,9 +61,9 @@ class Generated:
     scenario: Scenario
     changes: tuple[Callable[[Any, random.Random], Any], ...]
 
-    def built(self, scenario: Scenario | None = None, *, timing_only: bool = False, stored: Any = None) -> Built:
-        """Wire it."""
-        made = build(scenario or self.scenario, timing_only=timing_only, stored=stored)
+    def built(self, scenario: Scenario | None = None, **options: Any) -> Built:
+        """Wire it, with the options of ``build``."""
+        made = build(scenario or self.scenario, **options)
         world = made.world
         for change in self.changes:
             world = change(world, random.Random(self.seed))
@@ -102,6 +102,8 @@ def generate(seed: int, *learning: str) -> Generated | None:
     """The world of a seed; ``None`` where the scenario's rules refuse the combination."""
     chance = random.Random(seed)
     lines = {table: chance.choice(list(entries)) for table, entries in TABLES.items()}
+    if all(any(lines[table] != plain for table, plain in group.items()) for group in REFUSED_TOGETHER):
+        lines |= random.Random(~seed).choice(REFUSED_TOGETHER)  # a coin says which this world does without
     items = [item for table, name in lines.items() for item in TABLES[table][name]]
     chosen = [chance.choice(item) if isinstance(item, list) else item for item in items]
     keys = [item for item in chosen if isinstance(item, str)]
