@@ -5,18 +5,26 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from pathlib import Path
 
+import numpy as np
 import pytest
 from worlds import S, ScriptedTrips, play
 
+import desim_fl
 import scenarios
+from desim_fl.algebra import Null
 from desim_fl.build import build as wired
 from desim_fl.engine import Engine
+from desim_fl.errors import ScenarioError
 from desim_fl.eventlog import EventLog, MemorySink
 from desim_fl.laws import Audit, Row
 from desim_fl.scenario import load
+from desim_fl.scenario.strategies import STRATEGIES
 from desim_fl.selection import RoundRobin
 from desim_fl.strategies import TABLE, FedAsync, FedAvg, FedBuff, build
+from desim_fl.strategies.conformance import Playground, check, requests, script
+from desim_fl.strategies.polled import drawn
 from desim_fl.world import Evaluations, StopRules
 
 RATE = 0.1
@@ -275,6 +283,118 @@ def test_the_engine_turns_away_what_is_too_stale_for_every_method(name):
     assert played.rows("reject") == [(6.0, "reject", 1, 4, 6, 3)]
     assert (6.0, 1) in [(row[0], row[2]) for row in played.rows("dispatch")]
     assert {"fedasync", "fedbuff", "asyncsgd", "area", "ca2fl"} < set(BOUNDED)
+
+
+# ---- what any parameters may be
+
+
+def asked_by_the_clock(name: str, make) -> list:
+    """Replies of a polling server to a few arrivals, losses and contacts, on parameters made from floats."""
+    ground = Playground(build(name, {"contacted": 3}), make(1.0), clients=4, concurrency=4)
+    replies = [
+        ground.arrive(0, make(4.0), steps=2),
+        ground.lose(1),
+        ground.arrive(2, make(0.0), finite=False),
+        ground.alarm("contact"),
+    ]
+    while set(ground.state.asked):
+        replies.append(ground.arrive(ground.state.asked[0], make(2.0), steps=1))
+    return replies
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_every_method_conforms(name):
+    """Pure, picklable, complete, with the same requests whether or not anything is trained, and Null for Null."""
+    strategy = build(name, EVERY.get(name, {}))
+    check(strategy)
+    if name in {"quafl", "favas"}:
+        floats, replies = (asked_by_the_clock(name, make) for make in (float, lambda _: Null))
+        assert [requests(reply) for reply in floats] == [requests(reply) for reply in replies]
+    else:
+        replies = script(strategy, lambda _: Null)
+    published = [reply.params for reply in replies if reply.params is not None]
+    assert published
+    assert all(params is Null for params in published)
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_no_method_writes_into_arrays(name):
+    """On read-only arrays nothing raises, and the models are those of the floats (PORT's lengths to the last digits)."""
+
+    def frozen(value):
+        array = np.full(4, value)
+        array.setflags(write=False)
+        return array
+
+    polled = name in {"quafl", "favas"}
+    strategy = build(name, EVERY.get(name, {}))
+    floats, arrays = (asked_by_the_clock(name, make) if polled else script(strategy, make) for make in (float, frozen))
+    for left, right in zip(floats, arrays, strict=True):
+        assert (left.params is None) == (right.params is None)
+        if left.params is not None:
+            np.testing.assert_allclose(right.params, np.full(4, left.params), rtol=1e-14 if name == "port" else 0)
+
+
+def test_contacts_are_drawn_alike_and_never_twice():
+    """Each contact asks distinct clients, every client as often as the others in the long run (3 of 8: 3,750 of 10,000)."""
+    counts = [0] * 8
+    for number in range(10_000):
+        chosen = drawn(7, number, 8, 3)
+        assert len(set(chosen)) == 3
+        for client in chosen:
+            counts[client] += 1
+    assert sum(counts) == 30_000
+    assert all(abs(count - 3750) < 5 * math.sqrt(10_000 * 3 / 8 * 5 / 8) for count in counts)
+    assert sorted(drawn(0, 0, 5, 5)) == [0, 1, 2, 3, 4]
+
+
+def test_sampled_staleness_is_uniform_and_is_what_the_update_sees():
+    """K = 3, one job at a time: staleness 0 to 3 a quarter of the time each, and never more than there are versions."""
+    played = play(
+        ScriptedTrips([1]), strategy=FedAsync(sampled_staleness=3, seed=5), concurrency=1, learn=step,
+        stops=StopRules(max_updates=4000),
+    )  # fmt: skip
+    tau = [staleness for *_, staleness in played.arrivals()]
+    assert all(age <= min(3, place) for place, age in enumerate(tau))
+    shares = [tau.count(age) for age in range(4)]
+    assert all(abs(count - 1000) < 5 * math.sqrt(4000 * 3 / 16) for count in shares)
+    old = next(job for job, _ in played.executor.submitted if job.version < job.id)
+    assert old.params == played.executor.submitted[old.version][0].params or old.version == 0
+
+
+@pytest.mark.parametrize("name", MINE)
+def test_scenario_class_and_guide_tell_of_the_same_method(name):
+    """The scenario's defaults are the class's, each option of one is a key of the other, and the guide's table has a line for it."""
+    table = STRATEGIES[name]()
+    options = table.model_dump(exclude={"name"})
+    assert TABLE[name](**options) == TABLE[name]()
+    taken = {option.name for option in dataclasses.fields(TABLE[name]) if option.init} - {"seed"}
+    assert taken == set(options)
+    guide = (Path(desim_fl.__file__).parent / "docs" / "strategies.md").read_text()
+    assert any(line.startswith("| ") and f"`{name}`" in line.split(" | ")[0] for line in guide.splitlines())
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (('strategy.name="asyncsgd"', 'run.dispatch="immediate"'), "dispatch must not be given with strategy asyncsgd; the model goes"),
+        (('strategy.name="asyncsgd"', "strategy.threshold=3"), 'threshold must not be given; it belongs to delay_rule = "kolo'),
+        (('strategy.name="asyncsgd"', 'strategy.beyond="drop"'), 'beyond must not be given; it belongs to delay_rule = "kolo'),
+        (('strategy.name="fadas"', "strategy.delay_adaptive=false", "strategy.tau_c=3"), "it belongs to delay_adaptive = true"),
+        (('strategy.name="ringmaster"', "strategy.stop=true"), "stop must not be given; it needs the key delay_threshold"),
+        (('strategy.name="malenia"',), "concurrency must not be given with strategy malenia; all clients compute at once"),
+        (("strategy.sampled_staleness=3",), "concurrency must not be given with strategy fedasync; with sampled_staleness one"),
+        (('strategy.name="fedbuff"', "strategy.buffer_size=5", 'run.dispatch="after_aggregation"'), "buffer_size = 5 is never reached"),
+        (('strategy.name="port"', 'run.dispatch="after_aggregation"'), "min_clients = 15 is never reached"),
+        (('strategy.name="quafl"', "strategy.contacted=9"), "contacted = 9 is more than the 4 clients there are"),
+    ],
+)  # fmt: skip
+def test_combinations_that_make_no_sense_are_refused_with_the_reason(tmp_path, keys, said):
+    """Keys that a method settles itself or that have no effect, buffers that never fill, more contacts than clients."""
+    text = EQUAL.format(clients=4, rate=0.1, updates=9).replace('name = "asyncsgd"', 'name = "fedasync"')
+    with pytest.raises(ScenarioError) as caught:
+        load(scenarios.write(tmp_path, text), keys)
+    assert said in str(caught.value)
 
 
 # ---- bounds on delay and on time (ALGORITHMS 4.1, O7, and 4.4)

@@ -34,7 +34,7 @@ class Port:
 
     Su, Li, "How Asynchronous can Federated Learning Be?", IWQoS 2022, equations (1) to (4): ``s_k = alpha Omega / (S_k +
     Omega)``, ``Theta_k = beta (cos(Delta_k, w_t - w_{t-1}) + 1) / 2``, ``p_k`` in proportion to ``|D_k| (s_k + Theta_k)``.
-    ``staleness_bound`` is Omega; ``None`` = infinite, where s_k = alpha. Before an aggregation the server waits for every
+    ``staleness_bound`` is Omega; ``None`` = infinite, where s_k = alpha; the paper's sweet spot is 10. Before an aggregation the server waits for every
     job that would be more than Omega versions old after it, and tells it to report at the end of its current epoch (the
     urgent notification); so S_k <= Omega always. The cosine is 1 before the first aggregation or if it moved nothing, and 0
     for a Delta_k of 0. Models are averaged, as in the paper; the authors' code adds weighted deltas. A non-finite report
@@ -42,7 +42,7 @@ class Port:
     """
 
     min_clients: int = 15
-    staleness_bound: int | None = 10
+    staleness_bound: int | None = None
     alpha: float = 3.0
     beta: float = 1.0
     max_staleness: int | None = field(default=None, init=False, repr=False)
