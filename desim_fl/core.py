@@ -339,7 +339,10 @@ class Trips(Protocol):
     jobs share, whose ends the engine finds out.
     """
 
-    contended: bool
+    @property
+    def contended(self) -> bool:
+        """Whether transfers share links with others."""
+        ...
 
     def trip(self, client: int, nth: int, work: Work) -> Trip:
         """Durations and bytes of this client's nth job."""

@@ -205,8 +205,8 @@ def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -
         )
     with tempfile.TemporaryDirectory() as space:
         again = Path(space) / "again"
-        asked = {"timing_only": manifest.get("timing_only"), "assume_full_work": manifest.get("assumed_full_work")}
-        fresh = execute(scenario, again, stored=stored, **{name: bool(value) for name, value in asked.items()})
+        planned, assumed = (bool(manifest.get(name)) for name in ("timing_only", "assumed_full_work"))
+        fresh = execute(scenario, again, stored=stored, timing_only=planned, assume_full_work=assumed)
         for name in ("partition_sha256", "timeline_sha256", "model_sha256", "data", "status"):
             if manifest.get(name) != fresh[name]:
                 yield f"{name}: this run has {manifest.get(name)}, the rerun {fresh[name]}"
