@@ -35,14 +35,16 @@ def bytes_text(count: int) -> str:
 
 
 def share_done(session: Session) -> float:
-    """How far a run is, by the stop rule that is nearest."""
+    """How far a run is, from 0 to 1, by the stop rule that is nearest; 1 once one of them has stopped it."""
+    if session.engine.why is not None:
+        return 1.0
     stops, engine = session.built.world.stops, session.engine
     reached = (
         (engine.now, stops.max_ticks),
         (engine.model.version, stops.max_versions),
         (engine.ledger.arrived, stops.max_updates),
     )
-    return max((value / limit for value, limit in reached if limit), default=0.0)
+    return min(1.0, max((value / limit for value, limit in reached if limit), default=0.0))
 
 
 @contextmanager
@@ -55,15 +57,22 @@ def progress_bar(name: str, *, quiet: bool) -> Iterator[Callable[[Session], None
     with Progress(*columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=1.0, state="starting")
         began, shown = perf_counter(), 0.0
+        seen: list[Session] = []
+
+        def show(session: Session) -> None:
+            bar.update(task, completed=share_done(session), state=_state(session, perf_counter() - began))
 
         def watch(session: Session) -> None:
             nonlocal shown
-            now = perf_counter()
-            if now - shown >= _EVERY_S or session.engine.why is not None:
-                shown = now
-                bar.update(task, completed=share_done(session), state=_state(session, now - began))
+            seen[:] = [session]
+            if perf_counter() - shown >= _EVERY_S:
+                shown = perf_counter()
+                show(session)
 
         yield watch
+        for session in seen:  # its last arrival may have been long before its stop
+            show(session)
+        bar.update(task, completed=1.0)  # also where nothing ever arrived
 
 
 def _state(session: Session, seconds: float) -> str:

@@ -127,8 +127,9 @@ class Session:
 
     def last_score(self) -> tuple[float | None, float | None]:
         """Accuracy and loss of the last test evaluation; ``None`` where there is none or it is not finite."""
-        tests = [score for e in self.evaluations for score in e.scores if score.split == "test"]
-        return (finite(tests[-1].accuracy), finite(tests[-1].loss)) if tests else (None, None)
+        tests = (score for e in reversed(self.evaluations) for score in reversed(e.scores) if score.split == "test")
+        last = next(tests, None)
+        return (None, None) if last is None else (finite(last.accuracy), finite(last.loss))
 
 
 def finite(value: float | None) -> float | None:

@@ -52,7 +52,9 @@ def test_a_run_directory_holds_everything_that_is_promised(tmp_path):
     assert (last["version"], last["updates"]) == (summary["versions"], summary["updates"]) == (30, 30)
     assert metrics["version"].unique().sort().to_list() == [0, 10, 20, 30]
     partition = pl.read_parquet(folder / "partition.parquet")
-    assert partition["index"].n_unique() == len(partition) == 540
+    assert partition["index"].n_unique() == len(partition) == 600
+    assert len(partition.filter(pl.col("client") == -1)) == 60  # the validation part
+    partition = partition.filter(pl.col("client") >= 0)
     clients = pl.read_parquet(folder / "clients.parquet")
     assert clients["examples"].to_list() == partition.group_by("client").len().sort("client")["len"].to_list()
     assert verify(folder, rerun=True) == []
