@@ -12,7 +12,7 @@ from torch import nn
 from training_world import BLOBS, PARTS, NoisyNet, blob_task, equal_buffers, job_of
 
 from desim_fl.draws import Purpose
-from desim_fl.errors import RefusedError, ScenarioError
+from desim_fl.errors import RefusedError, RunError, ScenarioError
 from desim_fl.learning import randomness
 from desim_fl.learning.device import resolve
 
@@ -277,3 +277,36 @@ def test_cuda_agrees_with_the_cpu_and_repeats() -> None:
 
     assert torch.equal(trained("cuda"), trained("cuda"))
     torch.testing.assert_close(trained("cuda"), trained("cpu"), rtol=1e-3, atol=1e-5)
+
+
+class Writer(torch.nn.Module):
+    """Writes into its inputs: always, or only when it sees more than so many at once."""
+
+    def __init__(self, more_than: int) -> None:
+        super().__init__()
+        self.last, self.more_than = torch.nn.Linear(6, 4), more_than
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """Double the inputs in place."""
+        return self.last(inputs.mul_(2.0) if len(inputs) > self.more_than else 2.0 * inputs)
+
+
+def test_a_model_that_writes_into_its_inputs_changes_no_data() -> None:
+    """Such a model is trained and scored on copies, from its first dry step on: data stay, and scores repeat."""
+    task = blob_task(lambda: Writer(0))
+    fresh = blob_task()
+    scores = task.evaluate(task.initial())
+    task.train(job_of(task.initial()), 3)
+    assert task.evaluate(task.initial()) == scores
+    for mine, theirs in (
+        (task.training, fresh.training),
+        *zip(task.splits.values(), fresh.splits.values(), strict=True),
+    ):
+        assert torch.equal(mine.inputs, theirs.inputs)
+
+
+def test_a_model_that_writes_only_now_and_then_is_an_error() -> None:
+    """What a dry step of two samples does not show is named when it happens, before a score is told."""
+    task = blob_task(lambda: Writer(2))
+    with pytest.raises(RunError, match="writes into the test samples in evaluation"):
+        task.evaluate(task.initial())

@@ -121,7 +121,7 @@ class ClassificationTask:
         with self._controlled(Purpose.MODEL_INIT, 0, 0):
             two = Samples(*(values[:2] for values in self.training))
             self.draws_random = probe.draws_random(self._made(model), two, classes, self.seed)
-            probe.check_repeatable(self._made(model), two, self.seed)
+            self.lends_copies = probe.check_repeatable(self._made(model), two, self.seed)
             self.module = self._made(model)
             self.state, self.steps = ModuleState(self.module), Steps(self.module, self._loss_of())
             self._initial = Model(0, self.state.vector(), self.state.buffers())
@@ -265,7 +265,7 @@ class ClassificationTask:
 
     def score(self, module: nn.Module, split: str, samples: Samples) -> Score:
         """Score a model in place: mean cross entropy and accuracy. Override for other metrics."""
-        return evaluate.score(module, split, samples)
+        return evaluate.score(module, split, samples, lend_copies=self.lends_copies)
 
     def average(self, base: Any, members: Sequence[tuple[float, Any]]) -> Any:
         """Join buffers by the rule of :mod:`desim_fl.learning.average`; under FedBN they stay ``base``."""

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 def _scores(module: nn.Module, batch: Samples) -> torch.Tensor:
     with batch_norm_spared(module, len(batch.labels)):
-        return module(batch.inputs)
+        return module(batch.inputs.clone())  # as in training, where a batch is a copy: some models write into it
 
 
-def check_repeatable(module: nn.Module, batch: Samples, seed: int) -> None:
+def check_repeatable(module: nn.Module, batch: Samples, seed: int) -> bool:
     """Run the same training step twice, and one evaluation; on the CPU both steps must give the same bits.
 
-    Raises ``RefusedError`` for a model that keeps state elsewhere than in parameters and buffers: its results would
+    Returns whether an evaluation writes into the samples it is given. Raises ``RefusedError`` for a model that keeps state elsewhere than in parameters and buffers: its results would
     depend on where and in which order jobs ran. Raises ``ScenarioError`` if it cannot be evaluated.
     """
     state = ModuleState(module)
@@ -47,11 +47,14 @@ def check_repeatable(module: nn.Module, batch: Samples, seed: int) -> None:
             "travel with parameters and buffers; register it as a buffer"
         )
     module.eval()
+    lent = batch.inputs.clone()
+    before = lent._version  # noqa: SLF001  (torch's count of writes, views included)
     try:
         with torch.no_grad(), keyed(seed, Purpose.EVALUATION, 0, 0, device):
-            module(batch.inputs)
+            module(lent)
     except Exception as error:
         raise ScenarioError(f"[model] cannot be evaluated: {error!r}") from error
+    return lent._version != before  # noqa: SLF001
 
 
 def draws_random(module: nn.Module, batch: Samples, classes: int, seed: int) -> bool:
@@ -87,6 +90,6 @@ def draws_in_evaluation(module: nn.Module, batch: Samples, seed: int) -> bool:
     module.eval()
     with torch.no_grad(), keyed(seed, Purpose.EVALUATION, 0, 0, device):
         before = [generator.get_state() for generator in generators(device)]
-        module(batch.inputs)
+        module(batch.inputs.clone())
         after = [generator.get_state() for generator in generators(device)]
     return any(not torch.equal(old, new) for old, new in zip(before, after, strict=True))
