@@ -80,15 +80,14 @@ def build(
     """
     footprint.require(scenario, timing_only=timing_only)
     people, validation, known = allotment.allotted(scenario, stored)
-    shape, classes = (known.shape, known.classes) if known is not None else ((), 0)
-    size_bytes = _model_bytes(scenario, shape, classes)
+    size_bytes = _model_bytes(scenario, *((known.shape, known.classes) if known is not None else ((), 0)))
     if not timing_only:
         footprint.require_model(size_bytes, scenario)
     assignment = _assignment(scenario, people)
     trips = fleet.trips(scenario, people, size_bytes, assignment)
     presence, trace = circumstances.availability(scenario, people)
-    early = Early(_patience(scenario, assignment), _monitor(scenario))
-    early = NEVER if timing_only and assume_full_work else early
+    full_work = timing_only and assume_full_work
+    early = NEVER if full_work else _early(scenario, assignment)
     task, sha256 = (None, None) if timing_only else _task(scenario, people, validation, early.patience)
     executor, reason = _executor(scenario, task, people, assignment, early)
     world = World(
@@ -112,13 +111,18 @@ def build(
         shared=fleet.shared(scenario, people, trips.links),
         availability=presence,
         perils=circumstances.perils(scenario, people),
-        assume_full_work=timing_only and assume_full_work,
+        assume_full_work=full_work,
         arrivals=fleet.arrivals(scenario),
         client_queue=scenario.run.client_queue or 1,
         server=fleet.service(scenario),
     )
     tariff = fleet.tariff(scenario, trips.devices)
     return Built(scenario, world, people, trips, validation, sha256, task, reason, tariff, trace)
+
+
+def _early(scenario: Scenario, assignment: Assignment) -> Early:
+    """What may end jobs and the run early."""
+    return Early(_patience(scenario, assignment), _monitor(scenario))
 
 
 # ---- data and clients
