@@ -87,7 +87,7 @@ def _walk(rows: pl.DataFrame, target: int) -> list[Stretch]:
     found: list[Stretch] = []
     row: Any = target
     while row >= 0:
-        by = cause[row]
+        by: Any = cause[row]
         told = None if by is None or ticks[by] != ticks[row] else kinds[by]
         if told in _OF_JOBS and jobs[by] in sent:
             row = sent[jobs[by]]
