@@ -113,6 +113,9 @@ def build(
         availability=presence,
         perils=circumstances.perils(scenario, people),
         assume_full_work=timing_only and assume_full_work,
+        arrivals=fleet.arrivals(scenario),
+        client_queue=scenario.run.client_queue or 1,
+        server=fleet.service(scenario),
     )
     tariff = fleet.tariff(scenario, trips.devices)
     return Built(scenario, world, people, trips, validation, sha256, task, reason, tariff, trace)
@@ -210,6 +213,8 @@ def _selector(scenario: Scenario, people: Population, trips: DrawnTrips) -> Sele
 def _concurrency(scenario: Scenario) -> int:
     table: Any = scenario.strategy
     asked = scenario.run.concurrency
+    if scenario.run.arrivals is not None:
+        return scenario.clients.count  # no bound of its own
     return getattr(table, "flying", None) or table.places(scenario.clients.count, asked) or asked
 
 
@@ -231,7 +236,7 @@ def _tiers(scenario: Scenario, trips: DrawnTrips, assignment: Assignment) -> dic
 def _stops(scenario: Scenario) -> StopRules:
     run = scenario.run
     ticks = None if run.max_time_s is None else to_ticks(run.max_time_s)
-    return StopRules(ticks, run.max_versions, run.max_updates)
+    return StopRules(ticks, run.max_versions, run.max_updates, run.target_accuracy)
 
 
 def _evaluations(scenario: Scenario) -> Evaluations:

@@ -21,7 +21,7 @@ from desim_fl.cli_compare import compare
 from desim_fl.cli_data import data
 from desim_fl.cli_export import export
 from desim_fl.cli_study import study
-from desim_fl.errors import DesimError, ScenarioError
+from desim_fl.errors import BudgetSpent, DesimError, ScenarioError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -319,6 +319,9 @@ def main() -> None:
     except MemoryError as error:
         _complain(f"error: this machine has too little memory for that ({error or 'no more could be had'})")
         sys.exit(1)
+    except BudgetSpent as spent:
+        typer.echo(f"interrupted: {spent}; desim-fl resume goes on with the run", err=True)
+        sys.exit(130)
     except KeyboardInterrupt:
         typer.echo("interrupted; what was computed is in the run directory", err=True)
         sys.exit(130)

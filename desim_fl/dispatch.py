@@ -23,6 +23,7 @@ class Desk:
     """Open places of two kinds: those a strategy asked for, and those that the dispatch policy refills."""
 
     __slots__ = (
+        "_deep",
         "_depart",
         "_foreseen",
         "_held",
@@ -46,6 +47,7 @@ class Desk:
         self.explicit = False  # whether the strategy has ever chosen its own sends
         self.dispatched = 0
         self._world, self._view, self._sent, self._depart = world, view, sent, depart
+        self._deep = world.client_queue > 1
         self._selector, self._immediate = world.selector, world.dispatch == "immediate"
         self._selector_state = world.selector.start()
         self._foreseen = 0 if _can_foresee(world) else math.inf  # dispatches below this number are foretold
@@ -118,6 +120,8 @@ class Desk:
                 self._depart(client, send)
                 self._open -= 1
                 self.dispatched += 1
+            if self._deep and self._open < send.count:  # a cohort is distinct; the rest goes round once more
+                self.serve((), 0, at_once=True, published=False)
 
     def _send(self, send: Send) -> Send | None:
         """Dispatch whom a send asks for and return what of it stays open."""

@@ -22,7 +22,6 @@ import simpy
 from simpy.core import EmptySchedule
 
 from desim_fl.algebra import Null, is_finite
-from desim_fl.attendance import roster
 from desim_fl.complaints import (
     abandoned_for_ever,
     lost_for_ever,
@@ -35,18 +34,15 @@ from desim_fl.complaints import (
 )
 from desim_fl.consultation import Consultation
 from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Update
-from desim_fl.dispatch import Desk
 from desim_fl.errors import LawError, RunError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
 from desim_fl.flight import ALARM, END, Due, Flying, whole_trip
-from desim_fl.journeys import Journeys
 from desim_fl.ledger import Ledger
 from desim_fl.patience import remark, watched
+from desim_fl.premises import furnish, open_up
 from desim_fl.readings import Decisions, Readings
-from desim_fl.recall import Recalls
 from desim_fl.ticks import MOST_TICKS, to_ticks
-from desim_fl.traffic import Traffic
 from desim_fl.usage import Usage
 from desim_fl.view import LiveView
 
@@ -80,9 +76,9 @@ class Engine:
         self._view = LiveView(world, self.flights, self._caches)
         self._strategy = (Decisions if world.strategy.reads_outcomes else Consultation)(world.strategy, self._view)
         self.readings = Readings()
-        self.roster = roster(world.availability, len(world.sizes), lambda: self.now)
-        self.desk = self._desk = Desk(world, self._view, self.dispatches, self._depart, self.roster)
-        self._roster = self.roster
+        self.premises = furnish(self, self._view, self._depart)
+        self.roster, self.desk, self._journeys, self.traffic, self.server, self._beyond, self._recalls = self.premises
+        self._roster, self._desk = self.roster, self.desk
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] | None = None
         self._abandoned = self._rejected = 0  # rounds and updates since the last publish
@@ -98,11 +94,8 @@ class Engine:
         idle = getattr(world.executor, "idle", False)  # one that does nothing with jobs is not bothered with them
         self._submit = None if idle else world.executor.submit
         self._attended = not idle  # whether anybody wants to know of landings
-        self._arrival, self._loss = [self.on_arrival], [self.on_loss]  # handlers, for all flights
-        troubled = world.availability is not None or world.perils is not None
-        self._journeys = Journeys(self) if troubled else None  # what may happen between dispatch and arrival
-        self.traffic = None if world.shared is None else Traffic(self)  # where transfers share links
-        self._recalls = Recalls(self, self.traffic, self._journeys)
+        self._arrival = [self.on_arrival if self.server is None else self.server.receive]  # handlers, for all flights
+        self._loss = [self.on_loss]
         self._early, self.monitored = watched(self, self._evaluator)
         self._collect = world.executor.collect if self._early is None else self._early.collect
         log.tally = self._tally
@@ -120,12 +113,16 @@ class Engine:
 
     def _begin(self) -> None:
         """Play the start."""
-        self._evaluator.start(self.model, lambda: (self.model, self.ledger.arrived), self._goes_on)
+        self._evaluator.aim(self.readings.read, self.on_end)
+        self._evaluator.start(
+            self.model, lambda: (self.model, self.ledger.arrived), self._goes_on, self.premises.occupy
+        )
         limit = self.world.stops.max_ticks
         if limit is not None:
             Due(self._env, self.on_end, (limit, "max_time"), END, 0, limit)
         self.log.block(0)
         self._answer(self._strategy.start(), -1, -1, self.world.concurrency, at_once=True)
+        open_up(self)
 
     def _play(self, watch: Callable[[Engine], None] | None) -> str:
         self._watch, step = watch, self._env.step
@@ -150,7 +147,8 @@ class Engine:
     def _goes_on(self) -> bool:
         """Whether anything but evaluations is still to come."""
         awaited = self._journeys is not None and self._journeys.awaits
-        return bool(self.flights or self._alarms or awaited or self.world.stops.max_ticks is not None)
+        endless = self.world.stops.max_ticks is not None or self.world.arrivals is not None
+        return bool(self.flights or self._alarms or awaited or endless)
 
     def _stop(self, why: str) -> None:
         """Write the last rows of the current block (the strategy may flush once more) and evaluate."""
@@ -160,8 +158,7 @@ class Engine:
         self.log.row(Kind.STOP, -1, -1, self.model.version)
         self.ledger.check(self.model.version, len(self.flights))
         self.usage.close(self.flights.values(), self.now)
-        if self._journeys is not None:
-            self._journeys.close(self.now)
+        self.premises.close(self.now)
         self.why, self.final_ticks = why, self.now
         self._evaluator.finish(self.model, self.now, self.ledger.arrived)
 
@@ -185,14 +182,14 @@ class Engine:
         ledger.arrived += 1
         loss = None if loss is Null else loss
         staleness, bound = version - base, self.world.strategy.max_staleness
-        if not examples or (bound is not None and staleness > bound):
+        stale = bound is not None and staleness > bound
+        if stale or not examples or flying.lost is not None:
             self.log.arrive(now, client, number, version, staleness, examples, steps, trip, None, loss)
-            self._turn_away(job, staleness, "stale" if bound is not None and staleness > bound else "no examples")
+            self._turn_away(job, staleness, flying.lost or ("stale" if stale else "no examples"))
             return
         finite = bad is None and (params is Null or is_finite(params))
-        seen = outcome if finite else self._without_values(job, outcome)
+        seen, weight = outcome if finite else self._without_values(job, outcome), None
         ledger.buffered += 1
-        weight = None
         try:
             reply = self._strategy.arrive(new(Update, (job, seen, staleness, finite, self._caches.get(client))))
             weight = reply.weight
@@ -410,9 +407,8 @@ class Engine:
         number = self.ledger.dispatched
         self.ledger.dispatched = number + 1
         job = new(Job, (number, client, nth, base, params, buffers, work, extra, self._memories.get(client), tag))
-        beyond = self.traffic or self._journeys
-        if beyond is not None:
-            ends = beyond.set_out(job, trip)
+        if self._beyond is not None:
+            ends = self._beyond.set_out(job, trip)
             if self._submit is not None:
                 self._submit(job, ends)
             return

@@ -10,6 +10,7 @@
     │   └── LawError       an invariant does not hold: a fault in desim-fl or in a strategy
     └── RunDirectoryError  a run directory is missing, occupied, incomplete or contradicts itself (exit code 2)
         └── CheckpointError  a checkpoint cannot be written or read, or belongs to another run
+    BudgetSpent (a KeyboardInterrupt): the wall-time budget is used up: the run is interrupted, and can be resumed
 
 Each message carries the value, the place and the way out.
 """
@@ -70,3 +71,7 @@ class RunDirectoryError(DesimError):
 
 class CheckpointError(RunDirectoryError):
     """A checkpoint cannot hold a value, is damaged, or does not belong to the run at hand."""
+
+
+class BudgetSpent(KeyboardInterrupt):
+    """The run's real seconds are used up: an interruption like Ctrl-C, no error; the timeline is a prefix."""

@@ -12,6 +12,8 @@ from desim_fl.devices import JOB, SAMPLE, STEP, Devices, Samples, assigned
 from desim_fl.draws import ClientSlot
 from desim_fl.energy import POWERS, PRICES, Tariff
 from desim_fl.network import Links, SharedWays, Way, bits_a_second, regions
+from desim_fl.service import OpenLaw, ServiceLaw
+from desim_fl.ticks import scaled, to_ticks
 from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_class, per_client
 
 if TYPE_CHECKING:
@@ -68,6 +70,30 @@ def typical_s(trips: DrawnTrips, steps: Sequence[int]) -> NDArray[np.float64]:
     latency = 2.0 * np.asarray(trips.links.latency_s) * median("latency_jitter_factor", 1.0)
     compute = trips.devices.computes_s(clients, amount) * median("jitter_factor", 1.0)
     return compute + epochs * median("epoch_idle_s", 0.0) + median("wait_s", 0.0) + latency + (down + up) / 1e6
+
+
+def arrivals(scenario: Scenario) -> OpenLaw | None:
+    """Return when jobs leave in an open system; ``None`` = the system is closed."""
+    run = scenario.run
+    if run.arrivals is None or run.arrival_rate is None:
+        return None
+    return OpenLaw(run.arrivals, run.arrival_rate, run.seed, run.delay_scale)
+
+
+def service(scenario: Scenario) -> ServiceLaw | None:
+    """Return how the server takes updates in; ``None`` = at once."""
+    table, run = scenario.server, scenario.run
+    if table.aggregation_s is None and table.evaluation_s is None:
+        return None
+    return ServiceLaw(
+        None if table.aggregation_s is None else law(table.aggregation_s),
+        table.queue,
+        table.batch or 1,
+        scaled(to_ticks(table.evaluation_s or 0.0), run.delay_scale),
+        table.blocking,
+        run.seed,
+        run.delay_scale,
+    )
 
 
 def tariff(scenario: Scenario, devices: Devices) -> Tariff:

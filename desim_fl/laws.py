@@ -46,15 +46,16 @@ class OpenJob:
 class Audit:
     """Follows a log row by row; ``problems`` yields what is wrong with each.
 
-    ``concurrency`` bounds the jobs in flight (``None`` = not a closed system).
+    ``concurrency`` bounds the jobs in flight (``None`` = not a closed system), ``queue`` those of a client.
     """
 
     concurrency: int | None = None
+    queue: int = 1
     seq: int = 0
     ticks: int = 0
     version: int = 0
     open: dict[int, OpenJob] = field(default_factory=dict)
-    busy: dict[int, int] = field(default_factory=dict)  # client -> its open job
+    busy: dict[int, list[int]] = field(default_factory=dict)  # client -> its open jobs
     counts: dict[str, int] = field(default_factory=dict)
     buffered: set[int] = field(default_factory=set)
     applied: int = 0
@@ -113,10 +114,11 @@ class Audit:
     def _dispatch(self, row: Row) -> Iterator[str]:
         if row.job != self.counts["dispatch"] - 1:
             yield f"job ids count up from 0; expected {self.counts['dispatch'] - 1}"
-        if row.client in self.busy:
-            yield f"the client still has job {self.busy[row.client]} open"
+        mine = self.busy.setdefault(row.client, [])
+        if len(mine) >= self.queue:
+            yield f"the client still has job {', '.join(map(str, mine))} open"
         self.open[row.job] = OpenJob(row.client, row.version)
-        self.busy[row.client] = row.job
+        mine.append(row.job)
         self.given_up.pop(row.client, None)
         self.bases += row.version
         self.aged += self.version - row.version
@@ -145,7 +147,8 @@ class Audit:
         if job is None or job.client != row.client:
             yield "this job of this client is not in flight"
             return
-        self.busy.pop(row.client, None)
+        if row.job in self.busy.get(row.client, ()):
+            self.busy[row.client].remove(row.job)
         self.overdue.discard(row.job)
         self.bases -= job.base
         self.settled += row.staleness

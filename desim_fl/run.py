@@ -18,7 +18,7 @@ from desim_fl import __version__
 from desim_fl.build import Built, build
 from desim_fl.checkpointing import Keeper, asleep, identity, latest
 from desim_fl.continuation import ResumableEngine
-from desim_fl.errors import DesimError, ScenarioError
+from desim_fl.errors import BudgetSpent, DesimError, ScenarioError
 from desim_fl.eventlog import EventLog, ParquetSink
 from desim_fl.scenario import load
 from desim_fl.usage import spread, staleness_summary, time_summary
@@ -97,7 +97,8 @@ class Session:
             self.built.world.executor.close()
 
     def _played(self, watch: Callable[[Session], None] | None) -> str:
-        looked = None if watch is self.keeper is self.wall is None else partial(self._after_each, watch)
+        unwatched = watch is self.keeper is self.wall is self.built.scenario.run.max_wall_s is None
+        looked = None if unwatched else partial(self._after_each, watch)
         if self.saved is None:
             return self.engine.run(looked)
         held, self.saved = self.saved.held, None  # what it held must not outlive its use
@@ -112,10 +113,19 @@ class Session:
         try:
             if watch is not None:
                 watch(self)
+            self._check_budget()
         except KeyboardInterrupt:
             if self.keeper is not None and self.engine.between_instants:
                 self.keeper.keep(self.engine, self.evaluations)
             raise
+
+    def _check_budget(self) -> None:
+        """Interrupt the run, as Ctrl-C does, when its real seconds are used up and an instant is over."""
+        budget, engine = self.built.scenario.run.max_wall_s, self.engine
+        if budget is None or engine.why is not None or perf_counter() - self.began < budget:
+            return
+        if engine.between_instants:
+            raise BudgetSpent(f"max_wall_s = {budget:g} real seconds are used up")
 
     def _finish_log(self) -> None:
         self.timeline_sha256 = self.engine.log.finish(self.ticks)
@@ -166,6 +176,7 @@ def summary(session: Session) -> dict[str, Any]:
         ),
         **built.tariff.of(usage.columns(), session.ticks).summary(),
         **_links(session),
+        **({} if engine.server is None else {"server": engine.server.summary(session.ticks)}),
         "stop": engine.why,
         **_best(engine),
     }

@@ -79,7 +79,7 @@ def _problems(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> I
     if not isinstance(manifest.get("summary"), dict):
         yield "the manifest has no summary"
         return
-    audit = Audit(_concurrency(folder))
+    audit = Audit(*_bounds(folder))
     rows = (Row(*values) for values in events.select(_FIELDS).cast({"kind": pl.String}).iter_rows())
     yield from audit.problems(rows)
     yield from _endings(manifest, audit)
@@ -115,10 +115,15 @@ def _roll(clients: pl.DataFrame, count: int) -> str | None:
     return None if numbers == list(range(count)) else f"the table clients does not hold the {count} clients in order"
 
 
-def _concurrency(folder: Path) -> int | None:
-    """Read the bound on jobs in flight; ``None`` where stragglers of closed rounds fly on beside it."""
+def _bounds(folder: Path) -> tuple[int | None, int]:
+    """Read the bounds on jobs in flight and on those of a client.
+
+    The first is ``None`` in open systems, and where stragglers of closed rounds fly on beside it.
+    """
     scenario = load(folder / "scenario.toml")
-    return scenario.strategy.places(scenario.clients.count, scenario.run.concurrency)
+    run = scenario.run
+    places = scenario.strategy.places(scenario.clients.count, run.concurrency)
+    return None if run.arrivals is not None else places, run.client_queue or 1
 
 
 def _endings(manifest: dict[str, Any], audit: Audit) -> Iterator[str]:

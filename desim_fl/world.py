@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from desim_fl.availability import Availability
     from desim_fl.failures import Perils
     from desim_fl.network import SharedWays
+    from desim_fl.service import OpenLaw, ServiceLaw
 
 
 class StopRules(NamedTuple):
@@ -24,6 +25,7 @@ class StopRules(NamedTuple):
     max_ticks: int | None = None
     max_versions: int | None = None
     max_updates: int | None = None
+    target_accuracy: float | None = None
 
     def most(self) -> tuple[float, float]:
         """Versions and updates at which the run stops; infinite where no count stops it."""
@@ -54,6 +56,8 @@ class World:
     ``shared`` are the links that transfers contend for; the trips then leave out what those carry.
     ``availability`` says who is online when (``None`` = everybody always), ``perils`` what may befall a job on its way.
     ``patience`` is that of local training in epochs, ``monitor`` that of the run (:mod:`desim_fl.patience`).
+    ``arrivals`` open the system (``None`` = closed: ``concurrency`` jobs in flight), a client may have ``client_queue`` open
+    jobs, and the ``server`` may take time to take updates in (``None`` = it takes none).
     ``timing_only`` worlds train nothing; what reads outcomes is refused in them, unless they ``assume_full_work``: then
     it reads nothing, as if no value had ever been reported.
     """
@@ -79,6 +83,9 @@ class World:
     assume_full_work: bool = False
     patience: int | None = None
     monitor: Monitor | None = None
+    arrivals: OpenLaw | None = None
+    client_queue: int = 1
+    server: ServiceLaw | None = None
 
     def __post_init__(self) -> None:
         """Refuse by name what the engine cannot play."""
@@ -91,6 +98,11 @@ class World:
                 "shared links do not go with [availability] or [failures] yet; give each client links of its own"
             )
         self._refuse_early()
+        troubled = self.availability is not None or self.perils is not None
+        if self.server is not None and troubled:
+            raise RefusedError("a server that takes time ([server]) does not go with [availability] or [failures] yet")
+        if self.client_queue > 1 and (troubled or self.shared is not None):
+            raise RefusedError("client_queue does not go with [availability], [failures] or shared links yet")
         for what, part in (("strategy", self.strategy), ("selector", self.selector)):
             if self.timing_only and part.reads_outcomes and not self.assume_full_work:
                 raise RefusedError(
@@ -101,13 +113,15 @@ class World:
 
     def _refuse_early(self) -> None:
         """Refuse early stops where the timeline could not follow them."""
-        others = (self.shared, self.availability, self.perils)
-        if self.patience is not None and any(other is not None for other in others):
+        others = (self.shared, self.availability, self.perils, self.server)
+        if self.patience is not None and (any(other is not None for other in others) or self.client_queue > 1):
             raise RefusedError(
                 "early stopping of local training (training.patience) cannot be played yet on shared links, nor with "
-                "[availability] or [failures]"
+                "[availability], [failures], [server] or client_queue"
             )
-        for key, value in (("training.patience", self.patience), ("run.patience", self.monitor)):
+        target = None if self.assume_full_work else self.stops.target_accuracy
+        readers = (self.patience, self.monitor, target)
+        for key, value in zip(("training.patience", "run.patience", "run.target_accuracy"), readers, strict=True):
             if self.timing_only and value is not None:
                 raise RefusedError(
                     f"{key} reads trained values, so the timeline is not known without training; use run instead of plan, or "

@@ -18,6 +18,7 @@ from desim_fl.scenario.models import BY_DATA, Mlp, Model
 from desim_fl.scenario.parameters import Parameters, expanded
 from desim_fl.scenario.rules import problems
 from desim_fl.scenario.server import Checkpoint, Executor, Run
+from desim_fl.scenario.serving import ServerTable
 from desim_fl.scenario.strategies import Strategy
 from desim_fl.scenario.table import Table
 from desim_fl.scenario.training import Training
@@ -45,6 +46,7 @@ class Scenario(Table):
     )
     training: Training = Field(default=Training(), description="What a client does in one job.")
     strategy: Strategy = Field(default=FedBuff(), description="What the server does; chosen by name.")
+    server: ServerTable = Field(default=ServerTable(), description="How long the server takes.")
     run: Run = Field(default=Run(), description="How the run goes and when it ends.")
     executor: Executor = Field(default=Executor(), description="Where training takes place.")
     parameters: Parameters | None = Field(
@@ -68,7 +70,7 @@ class Scenario(Table):
     def resolved(self) -> dict[str, Any]:
         """Return every key that has an effect, defaults included, as plain TOML values in a fixed order."""
         document = self.entries()
-        for table in ("availability", "failures", "checkpoint"):
+        for table in ("availability", "failures", "server", "checkpoint"):
             if not document[table]:
                 del document[table]
         for key in self.strategy.settles():

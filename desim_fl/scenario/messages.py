@@ -17,6 +17,7 @@ from desim_fl.scenario.parameters import Parameters
 from desim_fl.scenario.rules import Loc, Problem, bare, key_of, quoted
 from desim_fl.scenario.schedules import LrSchedule
 from desim_fl.scenario.server import Checkpoint, Executor, Run
+from desim_fl.scenario.serving import ServerTable
 from desim_fl.scenario.strategies import DEFAULT_STRATEGY, STRATEGIES
 from desim_fl.scenario.table import CUSTOM, tag_of
 from desim_fl.scenario.training import DelayAware, Training
@@ -34,6 +35,7 @@ PLAIN: dict[str, type[Table]] = {
     "network": Network,
     "failures": FailuresTable,
     "training": Training,
+    "server": ServerTable,
     "run": Run,
     "executor": Executor,
     "checkpoint": Checkpoint,
@@ -57,8 +59,8 @@ NESTED: dict[Loc, type[Table]] = {
     ("strategy", "server_optimizer"): ServerOptimizer,
 }
 SECTIONS = (
-    "data", "clients", "network", "availability", "failures", "model", "training", "strategy", "run", "executor", "checkpoint",
-    "parameters",
+    "data", "clients", "network", "availability", "failures", "model", "training", "strategy", "server", "run",
+    "executor", "checkpoint", "parameters",
 )  # fmt: skip
 
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from desim_fl.scenario.rules import Problem
     from desim_fl.scenario.table import Table
 
-_WITH_LAWS = ("clients", "network", "availability", "failures")
+_WITH_LAWS = ("clients", "network", "availability", "failures", "server")
 MAX_BYTES = 1 << 20
 MAX_PROBLEMS = 100
 PIPE_WAIT_S = 10

@@ -247,6 +247,8 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (run_rules.queues, ("run", "clients", "strategy")),
     (_parameters, ("parameters",)),
     (learning_rules.patience, ("data", "model", "training", "run")),
+    (run_rules.crowded, ("run", "network", "availability", "failures")),
+    (run_rules.serving, ("server", "run", "availability", "failures")),
     (_workers, ("executor",)),
     (_address, ("executor",)),
     (_vmap, ("executor",)),

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from desim_fl.scenario.server import Run
+    from desim_fl.scenario.serving import ServerTable
     from desim_fl.scenario.world import Clients
 
 OPEN_REASON = "an open system sends jobs out at a rate, whatever is in flight"
@@ -86,3 +87,46 @@ def queues(run: Run, clients: Clients, strategy: Any) -> Iterator[Problem]:
                 f"client_queue does not go with {key}: legs of a client's jobs overlap, so that its time has no parts"
             )
             yield Problem(place, text, (("clients", key), ("clients", "classes")))
+
+
+def _troubled(availability: Any, failures: Any) -> bool:
+    return bool(availability.entries() or failures.entries())
+
+
+def crowded(run: Run, network: Any, availability: Any, failures: Any) -> Iterator[Problem]:
+    """Several jobs a client are known at dispatch, so nothing may befall them on the way."""
+    if run.client_queue in {None, 1}:
+        return
+    doubts = (("availability",), ("failures",), ("network",))
+    if _troubled(availability, failures):
+        text = f"client_queue = {run.client_queue} does not go with [availability] or [failures] yet"
+        yield Problem(("run", "client_queue"), text, doubts)
+    if network.shares_down or network.shares_up:
+        text = f"client_queue = {run.client_queue} does not go with shared links of the server yet"
+        yield Problem(("run", "client_queue"), text, doubts)
+
+
+def serving(server: ServerTable, run: Run, availability: Any, failures: Any) -> Iterator[Problem]:
+    """What is said of the server has an effect."""
+    for key in server.given("queue", "batch"):
+        if server.aggregation_s is None and not (key == "queue" and server.blocking):
+            text = f"{key} has no effect without aggregation_s, the time that updates wait for"
+            yield Problem(("server", key), text, (("server", "aggregation_s"),))
+    if server.evaluation_s is None and server.blocking:
+        text = "blocking needs the key evaluation_s, how long the server is busy"
+        yield Problem(("server", "blocking"), text, (("server", "evaluation_s"),))
+    if server.evaluation_s is not None:
+        yield from _evaluating(server, run)
+    if server.entries() and _troubled(availability, failures):
+        key = next(iter(server.entries()))
+        text = f"{key}: a server that takes time does not go with [availability] or [failures] yet"
+        yield Problem(("server", key), text, (("availability",), ("failures",)))
+
+
+def _evaluating(server: ServerTable, run: Run) -> Iterator[Problem]:
+    place, doubts = ("server", "evaluation_s"), (("run", "eval_every_versions"), ("run", "eval_every_s"))
+    if run.eval_every_versions is None and run.eval_every_s is None:
+        yield Problem(place, "evaluation_s has no effect without eval_every_versions or eval_every_s in [run]", doubts)
+    elif not server.blocking and run.target_accuracy is None:
+        text = "evaluation_s has no effect unless blocking = true, or target_accuracy in [run] waits for it"
+        yield Problem(place, text, (("server", "blocking"), ("run", "target_accuracy")))
