@@ -113,9 +113,7 @@ def build(
         availability=presence,
         perils=circumstances.perils(scenario, people),
         assume_full_work=timing_only and assume_full_work,
-        arrivals=fleet.arrivals(scenario),
-        client_queue=scenario.run.client_queue or 1,
-        server=fleet.service(scenario),
+        **fleet.server_side(scenario),
     )
     tariff = fleet.tariff(scenario, trips.devices)
     return Built(scenario, world, people, trips, validation, sha256, task, reason, tariff, trace)

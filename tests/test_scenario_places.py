@@ -123,7 +123,7 @@ GOOD = "[clients]\ncount = 4\n[run]\nmax_updates = 1\n"
         ("[delay_aware]\n", "bad.toml:5: there is no table [delay_aware]; it belongs to [training]"),
         (
             "[zzz]\n",
-            "bad.toml:5: there is no table [zzz]; tables are data, clients, network, availability, failures, model, training, strategy, run, executor, checkpoint, parameters",
+            "bad.toml:5: there is no table [zzz]; tables are data, clients, network, availability, failures, model, training, strategy, server, run, executor, checkpoint, parameters",
         ),
         (
             "[strategy]\nname = 'fedavg'\nclients_per_round = 2\nnormalize = 'K'\n",
@@ -133,7 +133,7 @@ GOOD = "[clients]\ncount = 4\n[run]\nmax_updates = 1\n"
             "[strategy]\nname = 'fedavg'\nclients_per_round = 2\nstalness = 'hinge'\n",
             (
                 'bad.toml:8: [strategy] has no key "stalness"; '
-                'did you mean "staleness", which belongs to name = "fedasync", "fedbuff"?'
+                'did you mean "staleness", which belongs to name = "fedasync", "fedbuff", "semi_async"?'
             ),
         ),
         (
