@@ -195,14 +195,22 @@ def _given(flags: dict[str, Any]) -> list[str]:
 
 @app.command()
 def verify(
-    folder: RunFolder,
+    folder: Annotated[Path | None, typer.Argument(help="Run directory.", show_default=False)] = None,
     *,
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Play the run again and compare every hash and table.")
     ] = False,
+    oracles: Annotated[
+        bool, typer.Option("--oracles", help="Compare the simulator with closed forms instead of checking a run.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Re-check laws, staleness and hashes of a run directory from its files alone."""
+    """Re-check laws, staleness and hashes of a run directory from its files alone; or the simulator against theory."""
+    if oracles == (folder is not None) or (oracles and rerun):
+        raise ScenarioError("verify takes a run directory, or --oracles alone; one of the two")
+    if folder is None:
+        _verify_oracles(as_json=as_json)
+        return
     from desim_fl.verify import verify as check  # noqa: PLC0415  (polars is not needed to print help)
 
     with contextlib.redirect_stdout(sys.stderr):  # a user's model may print
@@ -214,6 +222,17 @@ def verify(
     else:
         typer.echo(f"{folder}: laws, staleness and hashes hold" + ("; the rerun is identical" if rerun else ""))
     if problems:
+        raise typer.Exit(1)
+
+
+def _verify_oracles(*, as_json: bool) -> None:
+    """Print every oracle's lines; exit code 1 if one does not hold."""
+    from desim_fl import oracles  # noqa: PLC0415  (simpy is not needed to print help)
+
+    found = list(oracles.checked())
+    sound = all(line.holds for _, line in found)
+    typer.echo(json.dumps({"ok": sound, "lines": oracles.result(found)}) if as_json else oracles.table(found))
+    if not sound:
         raise typer.Exit(1)
 
 
