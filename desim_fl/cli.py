@@ -26,6 +26,7 @@ from desim_fl.errors import BudgetSpent, DesimError, ScenarioError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from desim_fl.advice import Advisor
     from desim_fl.scenario import Scenario
 
 app = typer.Typer(
@@ -139,6 +140,9 @@ def plan(
     alpha_lr: cli_parameters.AlphaLr = None,
     delay_t: cli_parameters.DelayT = None,
     early_stopping: cli_parameters.EarlyStopping = None,
+    advice: Annotated[  # noqa: FBT002
+        bool, typer.Option(help="Tell what it means, and what half and twice each setting would do.")
+    ] = True,
     as_json: AsJson = False,  # noqa: FBT002
     print_config: PrintConfig = False,  # noqa: FBT002
 ) -> None:
@@ -148,16 +152,31 @@ def plan(
     if print_config:
         typer.echo(loaded.to_toml(), nl=False)
         return
+    from desim_fl.advice import Advisor  # noqa: PLC0415  (numpy is not needed to print help)
     from desim_fl.run import execute  # noqa: PLC0415
 
+    advisor = Advisor() if advice else None
+    observe = None if advisor is None else advisor.attach
     with _naming(scenario), contextlib.redirect_stdout(sys.stderr), _gently(None) as watch:
-        manifest = execute(loaded, out, timing_only=True, assume_full_work=assume_full_work, watch=watch)
-    if as_json:
-        _print_json(out, manifest)
-    else:
-        from desim_fl.progress import say_plan  # noqa: PLC0415
+        manifest = execute(
+            loaded, out, timing_only=True, assume_full_work=assume_full_work, watch=watch, observe=observe
+        )
+    _say_plan(out, manifest, advisor, as_json=as_json)
 
-        say_plan(out, manifest)
+
+def _say_plan(out: Path | None, manifest: dict[str, Any], advisor: Advisor | None, *, as_json: bool) -> None:
+    """Print the timeline's summary, and then, where it is asked for, the advice, which takes a little longer."""
+    from desim_fl.advice import advice as give  # noqa: PLC0415
+
+    if as_json:
+        told = {} if advisor is None else {"advice": give(advisor)}
+        typer.echo(json.dumps({**result(out, manifest), **told}, allow_nan=False))
+        return
+    from desim_fl.progress import say_advice, say_plan  # noqa: PLC0415
+
+    say_plan(out, manifest)
+    if advisor is not None:
+        say_advice(give(advisor))
 
 
 @app.command()

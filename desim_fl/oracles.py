@@ -300,7 +300,7 @@ def harmonic(n: int) -> float:
 
 def _largest(of: int, tail: Callable[[NDArray[np.float64]], NDArray[np.float64]], top: float) -> float:
     """Return E max of m variables by integrating 1 - F^m, where ``tail`` is 1 - F."""
-    grid = (np.arange(400_000) + 0.5) * (top / 400_000)
+    grid: NDArray[np.float64] = (np.arange(400_000, dtype=np.float64) + 0.5) * (top / 400_000)
     return float((1.0 - (1.0 - tail(grid)) ** of).mean() * top)
 
 
@@ -389,7 +389,7 @@ def checked(oracles: Sequence[Oracle] = ORACLES) -> Iterator[tuple[Oracle, Line]
 
 def table(found: Sequence[tuple[Oracle, Line]]) -> str:
     """Return the lines as text: oracle, quantity, expected, measured, deviation, confidence, verdict."""
-    rows = [("oracle", "quantity", "expected", "measured", "deviation", "confidence", "")]
+    rows: list[tuple[str, ...]] = [("oracle", "quantity", "expected", "measured", "deviation", "confidence", "")]
     for oracle, line in found:
         numbers = (f"{value:.6g}" for value in (line.expected, line.measured, line.deviation))
         rows.append((oracle.name, line.quantity, *numbers, line.confidence, "holds" if line.holds else "FAILS"))
