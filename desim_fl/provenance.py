@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+from functools import cache
 from importlib import metadata
 
 _RECORDED = ("numpy", "simpy", "polars", "torch", "torchvision", "altair", "safetensors", "pydantic")
 
 
+@cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that results depend on; imports none of them."""
     found = {"python": platform.python_version()}

@@ -8,7 +8,7 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime  # provenance only: host time never enters virtual time
-from functools import cache, partial
+from functools import partial
 from importlib import import_module
 from time import perf_counter
 from types import ModuleType
@@ -256,7 +256,6 @@ def _reuse(session: Session) -> dict[str, int] | None:
     return {name: getattr(executor, name) for name in names} if hasattr(executor, "rescored") else None
 
 
-@cache
 def execute(
     scenario: Scenario,
     folder: Path | None,
