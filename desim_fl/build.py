@@ -112,9 +112,7 @@ def build(
         availability=presence,
         perils=circumstances.perils(scenario, people),
         assume_full_work=full_work,
-        arrivals=fleet.arrivals(scenario),
-        client_queue=scenario.run.client_queue or 1,
-        server=fleet.service(scenario),
+        **fleet.server_side(scenario),
     )
     tariff = fleet.tariff(scenario, trips.devices)
     return Built(scenario, world, people, trips, validation, sha256, task, reason, tariff, trace)
@@ -123,6 +121,32 @@ def build(
 def _early(scenario: Scenario, assignment: Assignment) -> Early:
     """What may end jobs and the run early."""
     return Early(_patience(scenario, assignment), _monitor(scenario))
+
+
+def varied(built: Built, scenario: Scenario, updates: int) -> World:
+    """Return a built world with the strategy and concurrency of another scenario, to play without training to ``updates``.
+
+    Data, clients, links and draws stay what they are.
+    """
+    run = scenario.run
+    limits = (run.max_updates, updates)
+    stops = _stops(scenario)._replace(
+        max_updates=min(limit for limit in limits if limit is not None), target_accuracy=None
+    )
+    return replace(
+        built.world,
+        strategy=_strategy(scenario),
+        concurrency=_concurrency(scenario),
+        executor=NullExecutor(built.population.sizes),
+        model=Model(0, Null),
+        average=lambda base, _: base,
+        stops=stops,
+        evaluations=Evaluations(),
+        timing_only=True,
+        assume_full_work=True,
+        patience=None,
+        monitor=None,
+    )
 
 
 # ---- data and clients

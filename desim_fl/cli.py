@@ -26,6 +26,7 @@ from desim_fl.errors import BudgetSpent, DesimError, ScenarioError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from desim_fl.advice import Advisor
     from desim_fl.scenario import Scenario
 
 app = typer.Typer(
@@ -139,6 +140,9 @@ def plan(
     alpha_lr: cli_parameters.AlphaLr = None,
     delay_t: cli_parameters.DelayT = None,
     early_stopping: cli_parameters.EarlyStopping = None,
+    advice: Annotated[  # noqa: FBT002
+        bool, typer.Option(help="Tell what it means, and what half and twice each setting would do.")
+    ] = True,
     as_json: AsJson = False,  # noqa: FBT002
     print_config: PrintConfig = False,  # noqa: FBT002
 ) -> None:
@@ -148,16 +152,31 @@ def plan(
     if print_config:
         typer.echo(loaded.to_toml(), nl=False)
         return
+    from desim_fl.advice import Advisor  # noqa: PLC0415  (numpy is not needed to print help)
     from desim_fl.run import execute  # noqa: PLC0415
 
+    advisor = Advisor() if advice else None
+    observe = None if advisor is None else advisor.attach
     with _naming(scenario), contextlib.redirect_stdout(sys.stderr), _gently(None) as watch:
-        manifest = execute(loaded, out, timing_only=True, assume_full_work=assume_full_work, watch=watch)
-    if as_json:
-        _print_json(out, manifest)
-    else:
-        from desim_fl.progress import say_plan  # noqa: PLC0415
+        manifest = execute(
+            loaded, out, timing_only=True, assume_full_work=assume_full_work, watch=watch, observe=observe
+        )
+    _say_plan(out, manifest, advisor, as_json=as_json)
 
-        say_plan(out, manifest)
+
+def _say_plan(out: Path | None, manifest: dict[str, Any], advisor: Advisor | None, *, as_json: bool) -> None:
+    """Print the timeline's summary, and then, where it is asked for, the advice, which takes a little longer."""
+    from desim_fl.advice import advice as give  # noqa: PLC0415
+
+    if as_json:
+        told = {} if advisor is None else {"advice": give(advisor)}
+        typer.echo(json.dumps({**result(out, manifest), **told}, allow_nan=False))
+        return
+    from desim_fl.progress import say_advice, say_plan  # noqa: PLC0415
+
+    say_plan(out, manifest)
+    if advisor is not None:
+        say_advice(give(advisor))
 
 
 @app.command()
@@ -195,14 +214,22 @@ def _given(flags: dict[str, Any]) -> list[str]:
 
 @app.command()
 def verify(
-    folder: RunFolder,
+    folder: Annotated[Path | None, typer.Argument(help="Run directory.", show_default=False)] = None,
     *,
     rerun: Annotated[
         bool, typer.Option("--rerun", help="Play the run again and compare every hash and table.")
     ] = False,
+    oracles: Annotated[
+        bool, typer.Option("--oracles", help="Compare the simulator with closed forms instead of checking a run.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Re-check laws, staleness and hashes of a run directory from its files alone."""
+    """Re-check laws, staleness and hashes of a run directory from its files alone; or the simulator against theory."""
+    if oracles == (folder is not None) or (oracles and rerun):
+        raise ScenarioError("verify takes a run directory, or --oracles alone; one of the two")
+    if folder is None:
+        _verify_oracles(as_json=as_json)
+        return
     from desim_fl.verify import verify as check  # noqa: PLC0415  (polars is not needed to print help)
 
     with contextlib.redirect_stdout(sys.stderr):  # a user's model may print
@@ -214,6 +241,17 @@ def verify(
     else:
         typer.echo(f"{folder}: laws, staleness and hashes hold" + ("; the rerun is identical" if rerun else ""))
     if problems:
+        raise typer.Exit(1)
+
+
+def _verify_oracles(*, as_json: bool) -> None:
+    """Print every oracle's lines; exit code 1 if one does not hold."""
+    from desim_fl import oracles  # noqa: PLC0415  (simpy is not needed to print help)
+
+    found = list(oracles.checked())
+    sound = all(line.holds for _, line in found)
+    typer.echo(json.dumps({"ok": sound, "lines": oracles.result(found)}) if as_json else oracles.table(found))
+    if not sound:
         raise typer.Exit(1)
 
 

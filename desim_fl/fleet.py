@@ -72,7 +72,13 @@ def typical_s(trips: DrawnTrips, steps: Sequence[int]) -> NDArray[np.float64]:
     return compute + epochs * median("epoch_idle_s", 0.0) + median("wait_s", 0.0) + latency + (down + up) / 1e6
 
 
-def arrivals(scenario: Scenario) -> OpenLaw | None:
+def server_side(scenario: Scenario) -> dict[str, Any]:
+    """Return how jobs leave and are taken in, by the names of :class:`~desim_fl.world.World`."""
+    queue = scenario.run.client_queue or 1
+    return {"arrivals": _arrivals(scenario), "client_queue": queue, "server": _service(scenario)}
+
+
+def _arrivals(scenario: Scenario) -> OpenLaw | None:
     """Return when jobs leave in an open system; ``None`` = the system is closed."""
     run = scenario.run
     if run.arrivals is None or run.arrival_rate is None:
@@ -80,7 +86,7 @@ def arrivals(scenario: Scenario) -> OpenLaw | None:
     return OpenLaw(run.arrivals, run.arrival_rate, run.seed, run.delay_scale)
 
 
-def service(scenario: Scenario) -> ServiceLaw | None:
+def _service(scenario: Scenario) -> ServiceLaw | None:
     """Return how the server takes updates in; ``None`` = at once."""
     table, run = scenario.server, scenario.run
     if table.aggregation_s is None and table.evaluation_s is None:

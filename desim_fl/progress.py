@@ -128,6 +128,43 @@ def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
         console.print(f"report: {folder / 'report.html'}", markup=False)
 
 
+def say_advice(advice: dict[str, Any]) -> None:
+    """Print what a timeline tells, and how half and twice each setting would compare."""
+    age, waits, wasted, fair = (advice[name] for name in ("staleness_s", "waits_for_others_s", "wasted", "fairness"))
+    rows = {
+        "age of a model at its update": ", ".join(f"{name} {_number(value)} s" for name, value in age.items()),
+        "updates wait for others": ", ".join(f"{name} {_number(value)} s" for name, value in waits.items()),
+        "work that counts for nothing": f"{duration_text(wasted['client_s'])}, {_percent(wasted['share'])} of all",
+        "evenness of updates (Jain, 1 = even)": _number(fair["jain"]),
+    }
+    for name, kind in (fair["classes"] or {}).items():
+        shares = f"{_percent(kind['share_of_updates'])} of updates, {_percent(kind['share_of_clients'])} of clients"
+        rows[f"class {name}"] = shares
+    console, width = Console(highlight=False, soft_wrap=True), max(map(len, rows)) + 2
+    for name, value in rows.items():
+        console.print(f"{name:{width}}{value}", markup=False)
+    if advice["what_if"]:
+        console.print("half and twice each setting, without training, the first updates:", markup=False)
+    for found in advice["what_if"]:
+        changed = ", ".join(f"{key} = {value:g}" for key, value in found["changed"].items()) or "as it is"
+        console.print(f"  {changed:32}{_variant(found)}", markup=False)
+
+
+def _variant(found: dict[str, Any]) -> str:
+    if "error" in found:
+        return f"cannot be played: {found['error']}"
+    stale = found["staleness"]
+    return (
+        f"{_number(found['updates_a_second'])} updates/s, {_number(found['versions_a_second'])} versions/s, staleness "
+        f"{_number(stale['mean'])} (p99 {_number(stale['p99'])}), waits {_number(found['waits_for_others_s'])} s, "
+        f"{_percent(found['wasted_share'])} wasted"
+    )
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{share:.1%}"
+
+
 def _links(facts: dict[str, Any]) -> dict[str, str]:
     """How busy the links are that transfers share; nothing where there is none."""
 

@@ -8,8 +8,8 @@ import sys
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime  # provenance only: host time never enters virtual time
-from functools import cache, partial
-from importlib import import_module, metadata
+from functools import partial
+from importlib import import_module
 from time import perf_counter
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from desim_fl.checkpointing import Keeper, asleep, identity, latest
 from desim_fl.continuation import ResumableEngine
 from desim_fl.errors import BudgetSpent, DesimError, ScenarioError
 from desim_fl.eventlog import EventLog, ParquetSink
+from desim_fl.provenance import versions
 from desim_fl.scenario import load
 from desim_fl.usage import spread, staleness_summary, time_summary
 
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from desim_fl.scenario import Scenario
 
 RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "interrupted"
-_RECORDED = ("numpy", "simpy", "polars", "torch", "torchvision", "altair", "safetensors", "pydantic")
 
 
 @dataclass(slots=True)
@@ -256,18 +256,6 @@ def _reuse(session: Session) -> dict[str, int] | None:
     return {name: getattr(executor, name) for name in names} if hasattr(executor, "rescored") else None
 
 
-@cache
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that results depend on; imports none of them."""
-    found = {"python": platform.python_version()}
-    for name in _RECORDED:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:  # running from a tree without metadata
-            continue
-    return found
-
-
 def execute(
     scenario: Scenario,
     folder: Path | None,
@@ -276,11 +264,12 @@ def execute(
     assume_full_work: bool = False,
     watch: Callable[[Session], None] | None = None,
     stored: Stored | None = None,
+    observe: Callable[[Session], None] | None = None,
 ) -> dict[str, Any]:
     """Play a scenario and write its run directory (``folder = None``: nothing is written); returns the manifest.
 
     With ``timing_only`` nothing is trained; ``assume_full_work`` then lets what reads trained values read nothing.
-    ``stored`` is a partition to keep instead of drawing one.
+    ``stored`` is a partition to keep instead of drawing one; ``observe`` is called with the session before it plays.
 
     Raises ``ScenarioError`` before anything is written, ``RunDirectoryError`` where the directory is taken, and
     ``RunError`` for a failure on the way, after writing everything that was computed, with status "failed".
@@ -288,13 +277,15 @@ def execute(
     built = build(scenario, timing_only=timing_only, assume_full_work=assume_full_work, stored=stored)
     if folder is None:
         session = Session(built, None)
+        if observe is not None:
+            observe(session)
         session.play(watch)
         return manifest(session, None)
     from desim_fl import rundir  # noqa: PLC0415  (a plan that writes nothing needs no tables)
 
     with rundir.claimed(folder):
         rundir.write_bytes(folder / "scenario.toml", scenario.to_toml().encode())
-        return _played(built, folder, watch, None)
+        return _played(built, folder, watch, None, observe)
 
 
 def resume(
@@ -342,13 +333,21 @@ def _resumable(folder: Path, overrides: Sequence[str]) -> tuple[Scenario, Scenar
     return written, scenario
 
 
-def _played(built: Built, folder: Path, watch: Callable[[Session], None] | None, saved: Saved | None) -> dict[str, Any]:
+def _played(
+    built: Built,
+    folder: Path,
+    watch: Callable[[Session], None] | None,
+    saved: Saved | None,
+    observe: Callable[[Session], None] | None = None,
+) -> dict[str, Any]:
     """Play in a directory that is claimed, from the start or a checkpoint, and write everything."""
     from desim_fl import rundir  # noqa: PLC0415
 
     rundir.write_table(folder / "partition.parquet", rundir.partition(built))
     session = Session(built, folder, Keeper(built, folder, identity(built, versions())), saved)
     rundir.write_manifest(folder, {**manifest(session, None), "status": RUNNING})
+    if observe is not None:
+        observe(session)
     with _written(session, folder):
         session.play(watch)
     return rundir.read_manifest(folder)

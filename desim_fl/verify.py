@@ -13,7 +13,8 @@ from desim_fl import allotment, eventlog, link_usage, recount, rundir, tables
 from desim_fl.errors import RunDirectoryError, ScenarioError
 from desim_fl.laws import Audit, Row
 from desim_fl.population import partition_sha256
-from desim_fl.run import FINISHED, execute, finite, versions
+from desim_fl.provenance import versions
+from desim_fl.run import FINISHED, execute, finite
 from desim_fl.scenario import load
 
 if TYPE_CHECKING:

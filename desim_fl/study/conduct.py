@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl import __version__, rundir
 from desim_fl.errors import RunDirectoryError, RunError
-from desim_fl.run import versions
+from desim_fl.provenance import versions
 from desim_fl.scenario.overrides import path_of
 from desim_fl.study import crew, effects, tuning
 from desim_fl.study.journal import NAME, Journal
