@@ -17,7 +17,7 @@ import typer
 
 from desim_fl import __version__, cli_parameters
 from desim_fl.cli_bench import bench
-from desim_fl.cli_compare import compare
+from desim_fl.cli_compare import compare, read_target
 from desim_fl.cli_data import data
 from desim_fl.cli_export import export
 from desim_fl.cli_study import study
@@ -256,12 +256,19 @@ def _verify_oracles(*, as_json: bool) -> None:
 
 
 @app.command()
-def report(folder: RunFolder) -> None:
+def report(
+    folder: RunFolder,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="METRIC=VALUE", help="Critical path to accuracy=0.8, or to loss=0.5."),
+    ] = None,
+) -> None:
     """Write report.html of a run directory anew from its tables."""
     from desim_fl import report as page  # noqa: PLC0415  (altair is not needed to print help)
     from desim_fl.rundir import rehash  # noqa: PLC0415
 
-    written = page.write(folder)
+    aim = None if target is None else read_target(target)
+    written = page.write(folder, None if aim is None else page.Goal(aim.metric, aim.value))
     rehash(folder, written.name)
     typer.echo(str(written))
 

@@ -29,7 +29,7 @@ def compare(
 
     if len(folders) < 2:  # noqa: PLR2004
         raise RunDirectoryError("compare needs two run directories or more")
-    found = room.compare(folders, None if target is None else _target(target))
+    found = room.compare(folders, None if target is None else read_target(target))
     if out is not None:
         from desim_fl import comparison_page  # noqa: PLC0415  (altair is not needed for the terminal)
 
@@ -44,7 +44,8 @@ def compare(
             typer.echo(f"page: {out}")
 
 
-def _target(text: str) -> Target:
+def read_target(text: str) -> Target:
+    """Read ``accuracy=0.8`` or ``loss=0.5``; anything else is a ``ScenarioError``."""
     from desim_fl.study.document import Target  # noqa: PLC0415
 
     metric, _, value = text.partition("=")

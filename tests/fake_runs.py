@@ -32,10 +32,14 @@ METRICS = {
 }  # fmt: skip
 CLIENTS = {
     "client": pl.Int64, "key": pl.Int64, "name": pl.String, "examples": pl.Int64, "class_counts": pl.List(pl.Int64),
-    "device_factor": pl.Float64, "seconds_per_step": pl.Float64, "down_mbps": pl.Float64, "up_mbps": pl.Float64,
+    "device_class": pl.String, "device_factor": pl.Float64, "seconds_per_step": pl.Float64, "down_mbps": pl.Float64, "up_mbps": pl.Float64,
     "latency_s": pl.Float64, "dispatches": pl.Int64, "arrivals": pl.Int64, "steps": pl.Int64, "busy_s": pl.Float64,
     "download_s": pl.Float64, "wait_s": pl.Float64, "compute_s": pl.Float64, "upload_s": pl.Float64,
-    "bytes_down": pl.Int64, "bytes_up": pl.Int64,
+    "bytes_down": pl.Int64, "bytes_up": pl.Int64, "energy_j": pl.Float64,
+}  # fmt: skip
+LINKS = {
+    "link": pl.String, "region": pl.Int64, "from_s": pl.Float64, "to_s": pl.Float64, "capacity_mbps": pl.Float64,
+    "bytes": pl.Int64, "busy_s": pl.Float64, "full_s": pl.Float64,
 }  # fmt: skip
 WALL = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
 
@@ -53,6 +57,8 @@ class Made:
     classes: int = 10
     accuracy: bool = True
     names: tuple[str, ...] = ()
+    device_classes: tuple[str, ...] = ()
+    links: bool = False
     name: str = "quickstart"
     description: str = "Thirty phones with uneven data and uneven speed."
     status: str = "finished"
@@ -183,6 +189,8 @@ def make(folder: Path, made: Made) -> Path:
         part.write_parquet(folder / "events" / f"part-{number:05d}.parquet")
     pl.DataFrame(world.metrics, schema=METRICS, orient="row").write_parquet(folder / "metrics.parquet")
     _clients(world, events).write_parquet(folder / "clients.parquet")
+    if made.links:
+        _links(world).write_parquet(folder / "links.parquet")
     if made.trained:
         jobs = events.filter(pl.col("kind") == "arrive")
         seconds = [chance.uniform(0.01, 0.03) for _ in range(jobs.height)]
@@ -200,11 +208,25 @@ def _clients(world: _World, events: pl.DataFrame) -> pl.DataFrame:
     for client in range(made.clients):
         counts = [int(world.chance.paretovariate(0.7)) % 90 for _ in range(made.classes)] if made.classes else None
         name = made.names[client] if client < len(made.names) else ""
+        kind = made.device_classes[client % len(made.device_classes)] if made.device_classes else None
         rows.append(
-            (client, client, name, sum(counts) if counts else 1, counts, world.factor[client], 0.01, 20.0, 5.0, 0.05,
-             dispatched.get(client, 0), arrived.get(client, 0), 0, 1.0, 0.1, 0.2, 0.5, 0.2, 1000, 1000)
+            (client, client, name, sum(counts) if counts else 1, counts, kind, world.factor[client], 0.01, 20.0, 5.0, 0.05,
+             dispatched.get(client, 0), arrived.get(client, 0), 0, 1.0, 0.1, 0.2, 0.5, 0.2, 1000, 1000,
+             2.5 * dispatched.get(client, 0) if kind else None)
         )  # fmt: skip
     return pl.DataFrame(rows, schema=CLIENTS, orient="row")
+
+
+def _links(world: _World) -> pl.DataFrame:
+    """Forty spans of a server's link and of two regions' links, ever fuller."""
+    end = world.log.rows[-1]["ticks"] / 1e6
+    rows = [
+        (link, region, end * at / 40, end * (at + 1) / 40, mbps, round(end / 40 * mbps * 125_000 * at / 40), end / 50, end / 80)
+        for link in ("egress", "ingress")
+        for region, mbps in ((-1, 100.0), (0, 40.0), (1, 60.0))
+        for at in range(40)
+    ]  # fmt: skip
+    return pl.DataFrame(rows, schema=LINKS, orient="row")
 
 
 def _describe(folder: Path, world: _World) -> None:

@@ -2,9 +2,10 @@
 
 ``write(run_dir)`` reads nothing but the run directory. The way through the rooms: ``reading`` (tables as stored) ->
 ``trips`` (one row a job) -> ``curves`` and ``populations`` (what each chart shows, thinned) -> ``learning_charts``,
-``staleness_charts`` and ``client_charts`` -> ``story`` (words and headline numbers) -> ``page``.
+``staleness_charts``, ``client_charts``, ``path_charts`` (of the ``critical_path``) -> ``story`` (words and headline numbers) -> ``page``.
 """
 
+from desim_fl.report.goals import Goal
 from desim_fl.report.page import write
 
-__all__ = ["write"]
+__all__ = ["Goal", "write"]

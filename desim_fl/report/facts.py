@@ -76,6 +76,12 @@ def scenario(run: Run) -> dict[str, Any]:
         return {}
 
 
+def pauses(run: Run) -> bool:
+    """Whether jobs of this run stand still while their client is gone."""
+    availability = scenario(run).get("availability")
+    return isinstance(availability, dict) and availability.get("on_leave") == "pause"
+
+
 def facts(run: Run, jobs: pl.DataFrame) -> Facts:
     """Count everything once."""
     back = trips.returned(jobs)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import vl_convert
 
-from desim_fl.report import facts, provenance, rooms, sheet, story, theme
+from desim_fl.report import facts, path_charts, provenance, rooms, sheet, story, theme
 from desim_fl.report.reading import read
 from desim_fl.report.trips import trips
 
@@ -15,32 +15,34 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from desim_fl.report.figures import Figure
+    from desim_fl.report.goals import Goal
 
 _MAIN = "learning-time"  # the chart that readers without scripts see as a picture
 
 
-def write(run_dir: Path) -> Path:
+def write(run_dir: Path, goal: Goal | None = None) -> Path:
     """Write ``RUN/report.html`` from the tables of the run directory and return its path.
 
-    The same directory gives the same bytes. The file appears at once or not at all. Raises RunDirectoryError where
+    The critical path leads to the first evaluation that reached ``goal``, or to the last version. The same directory gives the same bytes. The file appears at once or not at all. Raises RunDirectoryError where
     the directory lacks its manifest or scenario, or holds a table that cannot be read.
     """
-    return sheet.replace(run_dir / "report.html", render(run_dir))
+    return sheet.replace(run_dir / "report.html", render(run_dir, goal))
 
 
-def render(run_dir: Path) -> str:
+def render(run_dir: Path, goal: Goal | None = None) -> str:
     """Return the page as text."""
     run = read(run_dir)
     jobs = trips(run.events)
     known = facts.facts(run, jobs)
-    sections = rooms.rooms(run, jobs, known)
+    told = path_charts.told(run, goal, pauses=facts.pauses(run))
+    sections = rooms.rooms(run, jobs, known, told)
     figures = [figure for room in sections for figure in room.figures]
     return sheet.sheet(
         "report.html",
         figures,
         facts=known,
         notices=story.notices(known),
-        paragraph=story.paragraph(known),
+        paragraph=story.paragraph(known, told),
         cards=story.cards(known),
         rooms=[(room, [_shown(figure, figures) for figure in room.figures]) for room in sections],
         provenance=provenance.rows(run),

@@ -32,6 +32,7 @@ EVENTS: Mapping[str, Any] = {
     "weight": pl.Float64,
     "scale": pl.Float64,
     "bytes": pl.Int64,
+    "reason": pl.String,
     "outcome": pl.String,
 }
 METRICS: Mapping[str, Any] = {
@@ -49,10 +50,22 @@ CLIENTS: Mapping[str, Any] = {
     "name": pl.String,
     "examples": pl.Int64,
     "class_counts": pl.List(pl.Int64),
+    "device_class": pl.String,
     "device_factor": pl.Float64,
     "dispatches": pl.Int64,
     "arrivals": pl.Int64,
     "busy_s": pl.Float64,
+    "energy_j": pl.Float64,
+}
+LINKS: Mapping[str, Any] = {
+    "link": pl.String,
+    "region": pl.Int64,
+    "from_s": pl.Float64,
+    "to_s": pl.Float64,
+    "capacity_mbps": pl.Float64,
+    "bytes": pl.Int64,
+    "busy_s": pl.Float64,
+    "full_s": pl.Float64,
 }
 WALL: Mapping[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
 
@@ -67,6 +80,7 @@ class Run:
     metrics: pl.DataFrame
     clients: pl.DataFrame
     wall: pl.DataFrame
+    links: pl.DataFrame
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -96,6 +110,7 @@ def read(run_dir: Path) -> Run:
         metrics=_table(run_dir / "metrics.parquet", METRICS),
         clients=clients.with_columns(_labels(clients)),
         wall=_table(run_dir / "wall.parquet", WALL),
+        links=_table(run_dir / "links.parquet", LINKS),
     )
 
 

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
-from desim_fl.report import client_charts, curves, learning_charts, populations, staleness_charts, trips
+from desim_fl.report import client_charts, curves, learning_charts, path_charts, populations, staleness_charts, trips
 from desim_fl.report.figures import Figure, Numbers
 from desim_fl.report.formats import TimeUnit, percent, time_unit
 from desim_fl.report.learning_charts import Axis
 
 if TYPE_CHECKING:
     from desim_fl.report.facts import Facts
+    from desim_fl.report.path_charts import Told
     from desim_fl.report.reading import Run
 
 
@@ -25,13 +26,14 @@ class Room(NamedTuple):
     figures: list[Figure]
 
 
-def rooms(run: Run, jobs: pl.DataFrame, facts: Facts) -> list[Room]:
-    """All sections, in reading order."""
+def rooms(run: Run, jobs: pl.DataFrame, facts: Facts, told: Told | None) -> list[Room]:
+    """All sections, in reading order; ``told`` is the critical path."""
     unit = time_unit(facts.end_s)
     shown = populations.sample(run.clients)
     back = trips.returned(jobs)
     return [
         Room("learning", "Learning", _learning(run, facts, unit)),
+        Room("critical-path", "Critical path", _path(run, told)),
         Room("staleness", "Staleness", _staleness(back)),
         Room("timeline", "Timeline", _timeline(jobs, shown, facts)),
         Room("clients", "Clients", _clients(run, jobs, shown, unit)),
@@ -52,6 +54,12 @@ def _learning(run: Run, facts: Facts, unit: TimeUnit) -> list[Figure]:
     mark = pl.DataFrame(place, schema={"time": pl.Float64, "updates": pl.Int64})
     rule = {"divergence": Numbers("Divergence", mark, {})}
     return [replace(figure, numbers={**figure.numbers, **rule}) for figure in found]
+
+
+def _path(run: Run, told: Told | None) -> list[Figure]:
+    none = "Nothing was published, so no path leads anywhere." if told is None else "The version came at 0 s."
+    bars = path_charts.legs(told, none)
+    return [bars] if bars.chart is None else [bars, path_charts.clients(told, run, "No job stands on the path.")]
 
 
 def _staleness(back: pl.DataFrame) -> list[Figure]:

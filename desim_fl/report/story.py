@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, NamedTuple
 
+from desim_fl.report import path_charts
 from desim_fl.report.formats import count, duration, joules, many, number, percent, size
 
 if TYPE_CHECKING:
     from desim_fl.report.facts import Evaluation, Facts
+    from desim_fl.report.path_charts import Told
 
 _FLAT = 0.005  # a change of accuracy below half a percentage point
 
@@ -64,9 +66,10 @@ def notices(facts: Facts) -> list[Notice]:
     return found
 
 
-def paragraph(facts: Facts) -> str:
-    """Return a short paragraph: who did what, what was learned, how stale the updates were, what went wrong."""
-    parts = [_course(facts), _learned(facts), _staleness(facts), _trouble(facts)]
+def paragraph(facts: Facts, told: Told | None = None) -> str:
+    """Return a short paragraph: who did what, what was learned, where time went, how stale updates were, what went wrong."""
+    path = "" if told is None else path_charts.sentence(told)
+    parts = [_course(facts), _learned(facts), path, _staleness(facts), _trouble(facts)]
     return " ".join(part for part in parts if part)
 
 

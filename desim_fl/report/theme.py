@@ -12,7 +12,7 @@ LIGHT: dict[str, Any] = {
     "line": "#c9ced3",
     "grid": "#e9ebed",
     "category": ["#0072B2", "#D55E00", "#009E73", "#E69F00", "#CC79A7", "#56B4E9"],
-    "legs": ["#56B4E9", "#b9bfc5", "#0072B2", "#E69F00"],
+    "legs": ["#56B4E9", "#b9bfc5", "#0072B2", "#E69F00", "#CC79A7", "#D55E00", "#009E73", "#6b747c"],
     "ramp": ["#eef4f8", "#9cc7e2", "#3d92c4", "#0072B2", "#003a5c"],
 }
 DARK: dict[str, Any] = {
@@ -21,7 +21,7 @@ DARK: dict[str, Any] = {
     "line": "#4a525a",
     "grid": "#2b3137",
     "category": ["#56B4E9", "#E69F00", "#2FC79B", "#F0E442", "#CC79A7", "#E8743B"],
-    "legs": ["#2FC79B", "#5b646d", "#56B4E9", "#E69F00"],
+    "legs": ["#2FC79B", "#5b646d", "#56B4E9", "#E69F00", "#CC79A7", "#E8743B", "#F0E442", "#a3abb3"],
     "ramp": ["#20262b", "#1f4d6b", "#2b7fb3", "#56B4E9", "#c9e8fa"],
 }
 
