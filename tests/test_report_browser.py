@@ -67,7 +67,7 @@ def test_the_page_works_offline(pages: dict[str, Path], scheme: str, width: int)
     """Opened as a file: no request, an empty console, every chart; brushing zooms, pointing links, schemes redraw; CASES RE-03."""
     found = opened(pages["normal"], scheme, width)
     check(found, width)
-    assert len(found["charts"]) == 13
+    assert len(found["charts"]) == 15
     assert found["zoomed"]
     assert found["linked"]
     assert "Accuracy" in found["tooltip"]
