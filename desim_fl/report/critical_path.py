@@ -89,7 +89,7 @@ def _walk(rows: pl.DataFrame, target: int) -> list[Stretch]:
     while row >= 0:
         by = cause[row]
         told = None if by is None or ticks[by] != ticks[row] else kinds[by]
-        if told in _OF_JOBS and jobs[by] in sent:
+        if by is not None and told in _OF_JOBS and jobs[by] in sent:
             row = sent[jobs[by]]
             found.append(Stretch(jobs[by], row, by))
             continue
