@@ -113,6 +113,10 @@ class Flying(simpy.Event):
         spent = self.spent(now)[3]
         return self.trip.bytes_up * spent // self.trip.upload if self.trip.upload else 0
 
+    def placed(self, ends: tuple[tuple[Kind, int], ...]) -> tuple[tuple[Kind, int], ...]:
+        """Return those ends of legs that the log may hold by now: all, where nothing on the way comes before them."""
+        return ends
+
     def boundary(self, now: int, how: str, pace: Pace) -> tuple[int, Trip]:
         """Steps done at the next ``epoch`` or ``step`` boundary at or after ``now``, and the trip that ends there.
 

@@ -49,6 +49,11 @@ class Voyage(Flying):
             kinds[1] = Kind.STARTED
         return tuple((kinds[leg], tick) for leg, tick in self.course.reached if leg in kinds)
 
+    def placed(self, ends: tuple[tuple[Kind, int], ...]) -> tuple[tuple[Kind, int], ...]:
+        """Return those ends of legs that may be written by now: what takes no time after a standstill ends behind its row."""
+        ahead = {station.tick for station in self.course.stations[self.passed :] if station.kind == Kind.RESUME}
+        return tuple(end for end in ends if end[1] not in ahead)
+
     def spent(self, now: int) -> tuple[int, int, int, int, int]:
         """Ticks of this attempt by leg, and those in which it stood still."""
         return self.course.spent(now)
@@ -131,7 +136,7 @@ class Journeys:
             attempt = attempt._replace(hazard=trip.lost[0], reason=trip.lost[1])
         voyage = self._launch(job, job.work.steps or 0, trip, attempt, engine.now, 0)
         engine.log.dispatch(job.client, job.id, job.version, job.nth, job.work, voyage.trip._replace(wait=trip.wait), 0)
-        engine.log.legs(job.client, job.id, voyage.legs())
+        engine.log.legs(job.client, job.id, voyage.placed(voyage.legs()))
         return voyage.ends
 
     def _accidents(self, job: Job, retry: int, legs: tuple[int, int, int, int]) -> Accidents:
@@ -192,6 +197,8 @@ class Journeys:
         engine.log.block(tick)
         engine.log.row(kind, job.client, job.id, engine.model.version, reason=reason)
         voyage.passed += 1
+        if kind == Kind.RESUME:
+            engine.log.legs(job.client, job.id, tuple(end for end in voyage.legs() if end[1] == tick))
         self._pass(voyage)
 
     def _under_way(self, voyage: Voyage) -> bool:
@@ -265,7 +272,7 @@ class Journeys:
         engine.log.block(now)
         size = following.course.down
         engine.log.row(Kind.RETRY, job.client, job.id, engine.model.version, reason=voyage.lost, size=size)
-        engine.log.legs(job.client, job.id, following.legs())
+        engine.log.legs(job.client, job.id, following.placed(following.legs()))
 
     # ---- what the server does not wait for
 

@@ -103,7 +103,6 @@ def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
     facts = manifest["summary"]
     staleness, spread, legs = facts["staleness"], facts["updates_a_client"], facts["leg_s"]
     rows = {
-        **({"assumes": manifest["assumes"]} if "assumes" in manifest else {}),
         "virtual time": f"{duration_text(facts['virtual_time_s'])} ({facts['virtual_time_s']} s)",
         "versions, updates received": f"{facts['versions']}, {facts['updates']}",
         "rejected, lost, in flight": f"{facts['rejected']}, {facts['lost']}, {facts['in_flight']}",

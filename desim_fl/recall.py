@@ -63,7 +63,7 @@ class Recalls:
         shorter = self._shorter(flying, steps, trip)
         engine.flights[job.id] = shorter
         later = tuple(end for end in shorter.legs() if end[0] not in behind)  # one in this very instant included
-        engine.log.legs(job.client, job.id, later)
+        engine.log.legs(job.client, job.id, shorter.placed(later))
 
     def _shorter(self, flying: Flying, steps: int, trip: Trip) -> Flying:
         """The same job with less to do."""

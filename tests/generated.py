@@ -341,6 +341,40 @@ TABLES: dict[str, dict[str, Line]] = {
             *ROUNDS, "strategy.clients_per_round=3", ["strategy.deadline_s=1.0", "strategy.deadline_s=2.5"],
             ["strategy.min_fraction=0.0", "strategy.min_fraction=1.0"], "run.max_time_s=30",
         ),
+        "rounds by name": (
+            ["strategy.name=fedavgm", "strategy.name=fednova", "strategy.name=fedprox"],
+            "run.concurrency", "strategy.clients_per_round=2", ["strategy.weights=uniform", "strategy.weights=examples"],
+        ),
+        "adaptive rounds": (
+            ["strategy.name=fedadagrad", "strategy.name=fedadam", "strategy.name=fedyogi"],
+            "run.concurrency", "strategy.clients_per_round=2", ["strategy.weights=uniform", "strategy.weights=examples"],
+        ),
+        "rounds of stragglers": (
+            *ROUNDS, "strategy.clients_per_round=2", "clients.straggler_share=0.5", "training.epochs=3", "training.steps",
+            ["strategy.partial_work=drop", "strategy.partial_work=keep"], "strategy.over_selection=1.5",
+        ),
+        "rounds with variates": (
+            "strategy.name=scaffold", "run.concurrency", "strategy.clients_per_round=2",
+            ["strategy.over_selection=1.5", "strategy.deadline_s=2.5"], "run.max_time_s=30",
+        ),
+        "tiers": (
+            ["strategy.name=fedat", "strategy.name=tifl"], "run.concurrency", "strategy.tiers=2",
+            ["strategy.clients_per_round=1", "strategy.clients_per_round=3"], "run.max_time_s=30",
+        ),
+        "everybody's cache": (
+            "strategy.name=safa", "run.concurrency", "run.dispatch", ["strategy.fraction=0.2", "strategy.fraction=0.6"],
+            ["strategy.lag_tolerance=0", "strategy.lag_tolerance=1", "strategy.lag_tolerance=5"], ["strategy.round_limit_s=2.0", "run.seed=3"],
+            "run.max_time_s=30",
+        ),
+        "the first few": (
+            "strategy.name=semi_async", "run.dispatch", ["strategy.clients_per_version=1", "strategy.clients_per_version=2"],
+            ["strategy.mixing=model", "strategy.mixing=delta"], ["strategy.max_staleness=1", "strategy.max_staleness=9"],
+        ),
+        "an optimiser at the server": (
+            "strategy.name=fedbuff", "strategy.buffer_size=2",
+            ["strategy.server_optimizer={name='adam',lr=0.1}", "strategy.server_optimizer={name='momentum',beta1=0.5}"],
+            ["strategy.server_lr_schedule={name='cosine',over_versions=5}", "training.lr_schedule={name='step',every_versions=3}"],
+        ),
         "fedasync, sampled": (["strategy.sampled_staleness=0", "strategy.sampled_staleness=3"], "run.concurrency", "run.dispatch"),
         "one by one": (
             ["strategy.name=fedasmu_static", "strategy.name=fedfa", "strategy.name=asofed", "strategy.name=area"],

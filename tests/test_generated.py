@@ -6,7 +6,7 @@ import pytest
 from generated import EXECUTORS, RARE, Seen
 from playing import Campaign, check_executor, generate
 
-WORLDS, DIRECTORIES = 500, 40
+WORLDS, DIRECTORIES = 700, 60
 
 
 def test_generated_worlds_keep_the_laws_and_meet_every_rare_situation():

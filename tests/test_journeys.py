@@ -157,7 +157,7 @@ def check(setting: reference.Setting, weather: Weather) -> Journeys:
     return naive
 
 
-EXAMPLES = settings(max_examples=40, deadline=None)
+EXAMPLES = settings(max_examples=100, deadline=None)
 RARE = {"pause", "left for good", "halt", "retry", "timeout", "late", "overdue", "duplicate", "cancelled straggler"}
 
 
@@ -169,12 +169,10 @@ def test_every_world_in_any_weather_plays_as_the_naive_player_says(data):
 
 
 def test_everything_that_may_befall_a_job_is_met():
-    """In 80 fixed worlds or a few more every accident comes up, and the engine agrees with the naive player; CASES EV-08."""
+    """Over 250 fixed worlds every accident comes up, and the engine agrees with the naive player in each; CASES EV-08."""
     met = set()
     for seed in range(250):
         met |= check(*a_world(random.Random(seed).choice)).met
-        if seed >= 80 and met >= RARE:
-            break
     assert met >= RARE, sorted(RARE - met)
 
 

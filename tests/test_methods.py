@@ -148,6 +148,7 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(name, tmp_path):
         ("tifl", ["strategy.chances=[1.0]"], "chances has 1 entries, but tiers = 2"),
         ("safa", ["run.concurrency=3"], "concurrency must not be given with strategy safa; all clients train"),
         ("fedavg", ["strategy.clients_per_round=5"], "more than the 4 clients"),
+        ("fedat", ['run.selection="order"', "run.order=[0, 1]"], 'selection = "order" does not go with strategy fedat'),
     ],
 )
 def test_nonsense_combinations_are_refused_with_the_reason(name, overrides, said, tmp_path):

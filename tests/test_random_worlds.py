@@ -29,7 +29,7 @@ from desim_fl.strategies.fedavg import FedAvg
 from desim_fl.strategies.fedbuff import FedBuff
 from desim_fl.world import StopRules, World
 
-EXAMPLES = settings(max_examples=200, deadline=None)
+EXAMPLES = settings(max_examples=400, deadline=None)
 BYTES = 100
 RARE = {
     "tie of two arrivals", "zero-duration job", "loss", "loss in the instant of arrival", "half-full buffer at the stop",

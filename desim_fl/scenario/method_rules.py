@@ -132,6 +132,16 @@ def never_full(clients: Clients, strategy: MethodTable, run: Run) -> Iterator[Pr
             yield Problem(("strategy", key), text, (("run", "dispatch"), ("run", "concurrency"), ("clients", "count")))
 
 
+def listed(strategy: MethodTable, run: Run) -> Iterator[Problem]:
+    """A fixed list of clients says nothing of tiers, which some methods choose from."""
+    if run.selection == "order" and hasattr(strategy, "tiers"):
+        name = getattr(strategy, "name", "")
+        text = (
+            f'selection = "order" does not go with strategy {name}, which chooses within tiers; use another selection'
+        )
+        yield Problem(("run", "selection"), text, (("strategy", "name"),))
+
+
 def contacted(clients: Clients, strategy: MethodTable) -> Iterator[Problem]:
     """No more can be asked than there are."""
     contacted = getattr(strategy, "contacted", 0)

@@ -234,6 +234,7 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (method_rules.unused, ("strategy",)),
     (method_rules.never_full, ("clients", "strategy", "run")),
     (method_rules.contacted, ("clients", "strategy")),
+    (method_rules.listed, ("strategy", "run")),
     (_order, ("clients", "run")),
     (_stop_rule, ("run",)),
     (journey_rules.windows, ("clients", "availability")),

@@ -41,9 +41,6 @@ class Progress(NamedTuple):
     total: int
 
 
-Watch = "Callable[[Progress], None]"
-
-
 class _Run(NamedTuple):
     """A run of the study before it is played."""
 
