@@ -16,7 +16,7 @@ from test_random_worlds import a_setting, engine_of
 from worlds import Played, ScriptedTrips, play
 
 from desim_fl.availability import NEVER, listed
-from desim_fl.core import Trip
+from desim_fl.core import Alarm, Reply, Stop, Trip
 from desim_fl.course import Rules
 from desim_fl.errors import StalledError
 from desim_fl.failures import Accidents, Outages, Perils
@@ -308,6 +308,27 @@ def test_a_crash_is_tried_again_after_the_back_off():
     assert (played.engine.ledger.retries, played.engine.ledger.lost) == (1, 0)
     lost = play(ScriptedTrips([4]), perils=perils(fuses=fuses), **world)
     assert rows(lost, 0)[2:] == [(2, "lose")]
+
+
+class AsksAtThree(FedAsync):
+    """FedAsync that asks job 0 after 3 s for what it has done by then."""
+
+    def start(self, view):
+        """Set the alarm."""
+        state, reply = FedAsync.start(self, view)
+        return state, reply._replace(alarms=(Alarm("ask", 3.0),))
+
+    def alarm(self, state, view, name):
+        """Ask."""
+        return state, Reply(stops=(Stop(0, "now"),))
+
+
+def test_a_leg_that_takes_no_time_after_a_back_off_ends_behind_it():
+    """Asked at 3 s while it stands still until 5 s, a job has nothing left to do: it resumes, has computed, and then arrives."""
+    weather = perils(fuses={(0, 0, 0): (2, 2 * S)}, max_retries=1, backoff=3 * S)
+    world = {"concurrency": 1, "stops": StopRules(max_updates=1)}
+    played = play(ScriptedTrips([4]), perils=weather, strategy=AsksAtThree(), **world)
+    assert rows(played, 0)[2:] == [(2, "retry"), (5, "resume"), (5, "computed"), (5, "arrive")]
 
 
 def test_a_late_update_is_ignored_or_accepted():
