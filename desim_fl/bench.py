@@ -297,6 +297,29 @@ def train(model: str, jobs: int, repeats: int, *, ray: bool = False) -> list[Fig
     return [Figure(side, tuple(values), starts[side], notes[side]) for side, values in rates.items()]
 
 
+class Choice(NamedTuple):
+    """The side that ``auto`` takes for a long run, its share of the fastest exact side's speed, and why."""
+
+    side: str
+    share: float
+    reason: str
+
+
+def auto(model: str, figures: Sequence[Figure]) -> Choice:
+    """Ask ``auto`` what it takes for a run that is long enough, and look its speed up among what was measured.
+
+    ``vmap`` is left out of the comparison: its results are only near, so that it must be asked for.
+    """
+    from desim_fl.executors.choice import Wish, choose  # noqa: PLC0415  (the table of models must not need torch)
+
+    executor, reason = choose(_task(model), Wish("auto", None, 1, None), [STEPS])
+    executor.close()
+    kind = type(executor).__name__.removesuffix("Executor").lower().replace("thread", "threads")
+    exact = [figure for figure in figures if figure.side.startswith("desim-fl") and "vmap" not in figure.side]
+    taken = next(figure for figure in exact if figure.side.startswith(f"desim-fl {kind}"))
+    return Choice(taken.side, taken.mean / max(figure.mean for figure in exact), reason)
+
+
 def table(model: str, figures: Sequence[Figure]) -> str:
     """Figures as lines of text, with ratios to the bare loop in as many processes as there are cores."""
     baseline = figures[1].mean

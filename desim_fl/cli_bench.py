@@ -36,14 +36,17 @@ def train(
     unknown = [name for name in models or () if name not in measure.MODELS]
     if unknown:
         raise ScenarioError(f"--models {unknown[0]}: the models are {', '.join(measure.MODELS)}")
-    found = {}
+    found, chosen = {}, {}
     for name in models or measure.MODELS:
         figures = measure.train(name, jobs, repeats, ray=ray)
+        choice = measure.auto(name, figures)
         found[name] = [{**figure._asdict(), "mean": figure.mean, "sd": figure.sd} for figure in figures]
+        chosen[name] = choice._asdict()
         if not as_json:
             typer.echo(measure.table(name, figures))
+            typer.echo(f"  auto takes {choice.side}, {choice.share:.0%} of the fastest exact one: {choice.reason}")
     if as_json:
-        typer.echo(json.dumps({"machine": measure.machine(), "jobs_per_second": found}))
+        typer.echo(json.dumps({"machine": measure.machine(), "jobs_per_second": found, "auto": chosen}))
 
 
 @bench.command()

@@ -19,9 +19,17 @@ def test_bench_train_compares_all_sides_in_one_run():
     command = [sys.executable, "-m", "desim_fl", "bench", "train", "--models", "mlp", "--repeats", "1", "--jobs", "2"]
     done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    figures = json.loads(done.stdout)["jobs_per_second"]["mlp"]
+    printed = json.loads(done.stdout)
+    figures, choice = printed["jobs_per_second"]["mlp"], printed["auto"]["mlp"]
     assert [figure["side"] for figure in figures] == list(bench.sides())
     assert all(len(figure["rates"]) == 1 and figure["rates"][0] > 0 < figure["start_s"] for figure in figures)
+    exact = {
+        figure["side"]: figure["mean"]
+        for figure in figures
+        if figure["side"].startswith("desim-fl") and "vmap" not in figure["side"]
+    }
+    assert choice["share"] == exact[choice["side"]] / max(exact.values())
+    assert choice["reason"].startswith("auto: ")
 
 
 def test_ray_is_measured_where_it_is_asked_for():
