@@ -87,7 +87,7 @@ class Consultation:
         return reply
 
     def _check(self, reply: Any, event: str, job: Job | None) -> None:
-        fault = next(_faults(reply, self._view.params), None)
+        fault = next(faults(reply, self._view.params), None)
         if fault is not None:
             raise RunError(f"the strategy {self._name} must answer {event}{_about(job)} with {fault}")
 
@@ -138,7 +138,7 @@ def _evidently_shares(shares: Any) -> bool:
     return True
 
 
-def _faults(reply: Any, current: Params) -> Iterator[str]:
+def faults(reply: Any, current: Params) -> Iterator[str]:
     """Yield what is wrong with a reply, as what it should be instead."""
     if not isinstance(reply, Reply):
         yield f"(state, Reply) (finish: with Reply alone), not with a {type(reply).__name__}"

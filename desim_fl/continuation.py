@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from desim_fl.core import Job, Model, Send
     from desim_fl.eventlog import Tail
+    from desim_fl.statistics import Brought
 
 
 class Carried(NamedTuple):
@@ -34,8 +35,8 @@ class Held(NamedTuple):
     """The trained values of a run at the end of instant ``tick``.
 
     ``state`` is the strategy's, ``asked`` the sends that wait for a client (they may start from older versions),
-    ``jobs`` the jobs in flight by id; ``caches`` and ``memories`` by client, ``buffers`` by job those of the updates
-    since the last publish; ``ahead`` what the executor trained before it was needed, ``tail`` the rows of the log that
+    ``jobs`` the jobs in flight by id; ``caches`` and ``memories`` by client, ``buffers`` those that no version has
+    averaged yet; ``ahead`` what the executor trained before it was needed, ``tail`` the rows of the log that
     are in no segment yet; ``read`` and ``decided`` what the timeline read of training (:mod:`desim_fl.readings`).
     """
 
@@ -46,7 +47,7 @@ class Held(NamedTuple):
     jobs: dict[int, Carried]
     caches: dict[int, Any]
     memories: dict[int, Any]
-    buffers: dict[int, Any]
+    buffers: Brought
     ahead: Any
     tail: Tail
     read: Read = Read()
@@ -94,7 +95,7 @@ class ResumableEngine(Engine):
             jobs=carried(flying.job for flying in self.flights.values()),
             caches=self._caches,
             memories=self._memories,
-            buffers=self._buffers,
+            buffers=self.statistics.brought,
             ahead=ahead(self.world.executor),
             tail=self.log.tail(),
             read=self.readings.kept(),
@@ -115,7 +116,7 @@ class ResumableEngine(Engine):
         self._view.moved(held.model)
         self._caches.clear()
         self._caches.update(held.caches)
-        self._memories, self._buffers = held.memories, held.buffers
+        self._memories, self.statistics.brought = held.memories, held.buffers
         for flying in self.flights.values():
             flying.job = loaded(flying.job, held.jobs[flying.job.id])
         self._evaluator.forget()

@@ -184,7 +184,8 @@ class Reply(NamedTuple):
 
     ``params``   a new global model: published as the next version. ``None`` = no publish.
     ``shares``   convex shares ``(job, share)`` for averaging float buffers at this publish; what is left to 1
-                 stays with the server's own buffers. ``None`` = equal shares of all updates since the last publish.
+                 stays with the server's own buffers. ``None`` = equal shares of all updates since the last publish. An update
+                 that stated shares leave out can be named by a later version, until its client brings another one.
     ``sends``    ``None`` = the dispatch policy refills what became free; otherwise exactly these.
     ``stops``    running jobs to end.
     ``keep``     ``(client, value)`` pairs for the engine's per-client cache, read back as ``Update.cache``.

@@ -42,6 +42,7 @@ from desim_fl.ledger import Ledger
 from desim_fl.patience import remark, watched
 from desim_fl.premises import furnish, open_up
 from desim_fl.readings import Decisions, Readings
+from desim_fl.statistics import Statistics
 from desim_fl.ticks import MOST_TICKS, to_ticks
 from desim_fl.usage import Usage
 from desim_fl.view import LiveView
@@ -85,7 +86,7 @@ class Engine:
         self._alarms: dict[str, Due] = {}
         self._alarm_count = 0
         self._memories: dict[int, Any] = {}
-        self._buffers: dict[int, Any] = {}  # by job: buffers of the finite updates since the last publish
+        self.statistics = Statistics()
         self._instant, self._events, self._crowd = -1, 0, dict[int, int]()  # what landed in it, by client
         self._most_versions, self._most_updates = world.stops.most()
         self._hears = world.selector.reads_outcomes
@@ -221,8 +222,8 @@ class Engine:
 
     def _remember(self, job: Job, outcome: Outcome, loss: float | None, *, averaged: bool, finite: bool) -> None:
         """Keep the buffers for the next publish, and let a selector that reads outcomes know."""
-        if averaged:
-            self._buffers[job.id] = outcome.buffers if finite else None
+        if averaged and self.model.buffers:
+            self.statistics.bring(job, outcome.buffers if finite else None)
         if self._hears:
             self._desk.hear(job.client, self.readings.read(loss))
 
@@ -366,11 +367,13 @@ class Engine:
             raise abandoned_for_ever(self._abandoned, self.now)
 
     def _publish(self, reply: Reply, client: int, job: int) -> None:
-        version = self.model.version + 1
-        self.model = Model(version, reply.params, self.world.averaged(self.model.buffers, self._buffers, reply.shares))
+        version, buffers = self.model.version + 1, self.model.buffers
+        if buffers:
+            buffers = self.statistics.averaged(self.world, buffers, reply.shares)
+        self.model = Model(version, reply.params, buffers)
         self._view.moved(self.model)
         self.ledger.publish()
-        self._buffers, self._abandoned, self._rejected = {}, 0, 0
+        self._abandoned = self._rejected = 0
         self.log.publish(client, job, version, reply.scale)
         self._evaluator.published(self.model)
 

@@ -8,6 +8,7 @@
     │   ├── JobError       local training failed; names job, client, version and executor
     │   ├── StalledError   virtual time does not advance, or nothing is left to happen
     │   └── LawError       an invariant does not hold: a fault in desim-fl or in a strategy
+    │       └── PromiseError   a strategy breaks one of the promises that desim_fl.testing checks
     └── RunDirectoryError  a run directory is missing, occupied, incomplete or contradicts itself (exit code 2)
         └── CheckpointError  a checkpoint cannot be written or read, or belongs to another run
     BudgetSpent (a KeyboardInterrupt): the wall-time budget is used up: the run is interrupted, and can be resumed
@@ -61,6 +62,14 @@ class StalledError(RunError):
 
 class LawError(RunError):
     """An invariant of the simulation does not hold."""
+
+
+class PromiseError(LawError):
+    """A strategy breaks a promise; ``promise`` names it, ``call`` is the call that broke it."""
+
+    def __init__(self, strategy: str, promise: str, call: str, why: str) -> None:
+        super().__init__(f'{strategy} breaks the promise "{promise}" in {call}: {why}')
+        self.promise, self.call = promise, call
 
 
 class RunDirectoryError(DesimError):

@@ -7,13 +7,11 @@ import math
 import random
 from pathlib import Path
 
-import numpy as np
 import pytest
 from worlds import S, ScriptedTrips, play
 
 import desim_fl
 import scenarios
-from desim_fl.algebra import Null
 from desim_fl.build import build as wired
 from desim_fl.engine import Engine
 from desim_fl.errors import ScenarioError
@@ -24,7 +22,6 @@ from desim_fl.scenario.method import MethodTable
 from desim_fl.scenario.strategies import STRATEGIES
 from desim_fl.selection import RoundRobin
 from desim_fl.strategies import TABLE, FedAsync, FedAvg, FedBuff, build
-from desim_fl.strategies.conformance import Playground, check, requests, script
 from desim_fl.strategies.polled import drawn
 from desim_fl.world import Evaluations, StopRules
 
@@ -286,54 +283,7 @@ def test_the_engine_turns_away_what_is_too_stale_for_every_method(name):
     assert {"fedasync", "fedbuff", "asyncsgd", "area", "ca2fl"} < set(BOUNDED)
 
 
-# ---- what any parameters may be
-
-
-def asked_by_the_clock(name: str, make) -> list:
-    """Replies of a polling server to a few arrivals, losses and contacts, on parameters made from floats."""
-    ground = Playground(build(name, {"contacted": 3}), make(1.0), clients=4, concurrency=4)
-    replies = [
-        ground.arrive(0, make(4.0), steps=2),
-        ground.lose(1),
-        ground.arrive(2, make(0.0), finite=False),
-        ground.alarm("contact"),
-    ]
-    while set(ground.state.asked):
-        replies.append(ground.arrive(ground.state.asked[0], make(2.0), steps=1))
-    return replies
-
-
-@pytest.mark.parametrize("name", MINE)
-def test_every_method_conforms(name):
-    """Pure, picklable, complete, with the same requests whether or not anything is trained, and Null for Null."""
-    strategy = build(name, EVERY.get(name, {}))
-    check(strategy)
-    if name in {"quafl", "favas"}:
-        floats, replies = (asked_by_the_clock(name, make) for make in (float, lambda _: Null))
-        assert [requests(reply) for reply in floats] == [requests(reply) for reply in replies]
-    else:
-        replies = script(strategy, lambda _: Null)
-    published = [reply.params for reply in replies if reply.params is not None]
-    assert published
-    assert all(params is Null for params in published)
-
-
-@pytest.mark.parametrize("name", MINE)
-def test_no_method_writes_into_arrays(name):
-    """On read-only arrays nothing raises, and the models are those of the floats (PORT's lengths to the last digits)."""
-
-    def frozen(value):
-        array = np.full(4, value)
-        array.setflags(write=False)
-        return array
-
-    polled = name in {"quafl", "favas"}
-    strategy = build(name, EVERY.get(name, {}))
-    floats, arrays = (asked_by_the_clock(name, make) if polled else script(strategy, make) for make in (float, frozen))
-    for left, right in zip(floats, arrays, strict=True):
-        assert (left.params is None) == (right.params is None)
-        if left.params is not None:
-            np.testing.assert_allclose(right.params, np.full(4, left.params), rtol=1e-14 if name == "port" else 0)
+# ---- draws
 
 
 def test_contacts_are_drawn_alike_and_never_twice():

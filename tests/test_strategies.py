@@ -8,23 +8,12 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from desim_fl.algebra import Null
 from desim_fl.core import Reply, Strategy
-from desim_fl.errors import LawError, RefusedError, ScenarioError
+from desim_fl.errors import RefusedError, ScenarioError
 from desim_fl.strategies import TABLE, FedAsync, FedAvg, FedBuff, build
-from desim_fl.strategies.conformance import Playground, check, script
 from desim_fl.strategies.delay_aware import drawn_delay_lr, weigh_by_staleness
 from desim_fl.strategies.staleness import Constant, Hinge, InverseLinear, Polynomial, Product, named
-
-VARIANTS = [
-    FedAsync(),
-    FedAsync(mixing="delta", staleness="hinge", staleness_offset=1),
-    FedBuff(buffer_size=3),
-    FedBuff(buffer_size=2, normalize="sum_w", flush_at_end=True),
-    FedBuff(buffer_size=2, normalize="none", staleness="constant", server_lr=0.3),
-    FedAvg(clients_per_round=3, over_selection=1.5),
-    FedAvg(clients_per_round=4, deadline_s=3.0, min_fraction=0.5, cancel_stragglers=True, server_lr=0.5),
-]
+from desim_fl.testing import Playground
 
 
 def two_of_staleness_0_and_3(strategy):
@@ -310,95 +299,7 @@ def test_delay_aware_rule_b_leaves_synchronous_rounds_and_refuses_the_weightless
         weigh_by_staleness(Bare(), 0.5)  # pyright: ignore[reportArgumentType]
 
 
-# ---- conformance and building
-
-
-@pytest.mark.parametrize("strategy", VARIANTS, ids=repr)
-def test_every_strategy_conforms(strategy):
-    """Pure, picklable, complete, and the same requests whether or not anything is trained."""
-    check(strategy)
-
-
-@pytest.mark.parametrize("strategy", VARIANTS, ids=repr)
-def test_strategies_never_write_into_arrays(strategy):
-    """On read-only arrays nothing raises, and the published models are those of the floats."""
-
-    def frozen(value):
-        array = np.full(3, value)
-        array.setflags(write=False)
-        return array
-
-    floats, arrays = script(strategy, float), script(strategy, frozen)
-    assert any(reply.params is not None for reply in floats)
-    for left, right in zip(floats, arrays, strict=True):
-        assert (left.params is None) == (right.params is None)
-        if left.params is not None:
-            np.testing.assert_array_equal(right.params, np.full(3, left.params))
-
-
-@pytest.mark.parametrize("strategy", VARIANTS, ids=repr)
-def test_strategies_pass_null_through(strategy):
-    """Where nothing is trained the published model is Null, and every weight is as it would be."""
-    published = [reply.params for reply in script(strategy, lambda _: Null) if reply.params is not None]
-    assert published
-    assert all(params is Null for params in published)
-
-
-class Counting:
-    """A strategy that is not pure."""
-
-    reads_outcomes = False
-    max_staleness = None
-    calls = 0
-
-    def start(self, view):
-        """Count calls in the object itself."""
-        self.calls += 1
-        return self.calls, Reply()
-
-    def arrive(self, state, view, update):
-        """Do nothing."""
-        return state, Reply()
-
-    def lose(self, state, view, loss):
-        """Do nothing."""
-        return state, Reply()
-
-    def alarm(self, state, view, name):
-        """Do nothing."""
-        return state, Reply()
-
-
-class Peeking(Counting):
-    """A strategy that decides on trained values without saying so."""
-
-    def start(self, view):
-        """Begin without state."""
-        return None, Reply()
-
-    def arrive(self, state, view, update):
-        """Publish small models only."""
-        return state, Reply(params=update.outcome.params) if update.outcome.params < 5 else Reply()
-
-
-class Silent(Peeking):
-    """A strategy whose requests depend on whether values are there, without asking them anything."""
-
-    def arrive(self, state, view, update):
-        """Publish what is trained only."""
-        return state, Reply() if update.outcome.params is Null else Reply(params=update.outcome.params)
-
-
-def test_the_conformance_check_finds_what_it_looks_for():
-    """Impure, deciding on values openly or silently, incomplete: each is found."""
-    with pytest.raises(LawError, match="must be pure"):
-        check(Counting())
-    with pytest.raises(RefusedError, match="reads_outcomes"):
-        check(Peeking())
-    with pytest.raises(LawError, match="reply 0"):
-        check(Silent())
-    with pytest.raises(LawError, match="lacks a part"):
-        check(object())  # pyright: ignore[reportArgumentType]
+# ---- building
 
 
 def test_strategies_by_name():

@@ -6,7 +6,7 @@ import pytest
 
 from desim_fl.core import Alarm, Reply, Send, Stop
 from desim_fl.strategies import FedAvg
-from desim_fl.strategies.conformance import Playground
+from desim_fl.testing import Playground
 
 
 def test_a_round_is_the_example_weighted_mean_of_models():

@@ -11,8 +11,8 @@ from desim_fl.core import Job, Work
 from desim_fl.errors import RefusedError, ScenarioError
 from desim_fl.learning.descent import Descent
 from desim_fl.learning.quadratic import QuadraticTask
+from desim_fl.statistics import Statistics
 from desim_fl.strategies import FedAvg, build
-from desim_fl.strategies.conformance import Playground
 from desim_fl.strategies.fednova import FedNova
 from desim_fl.strategies.fedprox import FedProx
 from desim_fl.strategies.optimized import Optimized
@@ -21,6 +21,7 @@ from desim_fl.strategies.scaffold import Scaffold
 from desim_fl.strategies.semi_async import SemiAsync
 from desim_fl.strategies.synchronous import SYNCHRONOUS
 from desim_fl.strategies.tiers import FedAT, TiFL
+from desim_fl.testing import Playground
 from desim_fl.world import StopRules
 
 
@@ -328,6 +329,52 @@ def test_fedat_weights_after_one_update_a_tier():
         method = FedAT(tiers)
         assert method.shares((1,) * tiers) == method.shares((0,) * tiers) == pytest.approx((1 / tiers,) * tiers)
     assert FedAT(3).shares((5, 3, 2)) == (0.2, 0.3, 0.5)
+
+
+def test_buffers_of_a_slow_tier_outlast_the_versions_of_a_fast_one():
+    """Client 2 reports at 1.5 s, its tier's round ends at 5 s, three versions of the other tier later: both members share alike; CASES AG-01.
+
+    Shares of 1/4 and 3/4 within tier 0, 1/2 each within tier 1; tiers weigh 1/2 each until both have finished a round, then
+    4/5 for tier 1 of rounds (4, 1), and 1/6 for tier 0 of rounds (5, 1).
+    """
+    taken = []
+
+    def average(base, members):
+        taken.append({buffers["of"]: share for share, buffers in members})
+        return base
+
+    play(
+        ScriptedTrips([1, 1, 1.5, 5]), strategy=FedAT(2, 2, uniform_at_first=True), concurrency=4, sizes=[1, 3, 2, 2],
+        groups={"tier 0": (0, 1), "tier 1": (2, 3)}, buffers={"of": -1}, average=average, stops=StopRules(max_versions=6),
+        outcome=lambda job, steps, plain: plain._replace(buffers={"of": job.client}),
+    )  # fmt: skip
+    assert taken[:4] == [{0: 0.125, 1: 0.375}] * 4
+    assert taken[4:] == [pytest.approx({2: 0.4, 3: 0.4}), pytest.approx({0: 1 / 24, 1: 3 / 24})]
+
+
+def test_buffers_that_no_version_names_are_let_go():
+    """With their client's next report, or where a version takes all since the last one: then those from before have no part; CASES AG-01."""
+
+    class World:
+        """Takes note of what it is to average."""
+
+        def averaged(self, base, buffers, shares):
+            return sorted(buffers)
+
+    held, world = Statistics(), World()
+    jobs = [Job(number, client, 0, 0, 0.0, None, Work()) for number, client in enumerate([7, 8, 7, 9])]
+    held.bring(jobs[0], "a")
+    held.bring(jobs[1], None)  # not finite
+    assert held.averaged(world, "x", ()) == [0, 1]
+    assert held.averaged(world, "x", ()) == [0]
+    held.bring(jobs[2], "c")  # of the same client
+    assert held.averaged(world, "x", None) == [2]
+    assert held.averaged(world, "x", ()) == []
+    held.bring(jobs[3], "d")
+    assert held.averaged(world, "x", ((99, 1.0),)) == [3]
+    assert held.averaged(world, "x", None) == []
+    assert held.averaged(world, "x", ((3, 0.5),)) == [3]
+    assert held.brought == ({}, {})
 
 
 def test_fedat_tiers_start_from_the_newest_model_and_keep_their_own_rounds():

@@ -13,7 +13,7 @@ import pytest
 
 from desim_fl.core import Work
 from desim_fl.strategies import TABLE, build
-from desim_fl.strategies.conformance import Playground
+from desim_fl.testing import Playground
 
 if TYPE_CHECKING:
     from desim_fl.core import Reply

@@ -1,0 +1,17 @@
+"""What every strategy must hold to, as a check that anybody can run on a strategy of their own, in one line of a test.
+
+>>> from desim_fl.testing import check_strategy
+>>> check_strategy("fedbuff", buffer_size=2).kept[:3]
+('complete', 'storable', 'pure')
+
+:data:`desim_fl.testing.promises.PROMISES` lists the promises; PromiseError says which one is broken, and by which call.
+:class:`Playground` is a server without a clock, for tests with numbers worked out by hand.
+"""
+
+from __future__ import annotations
+
+from desim_fl.testing.playground import Playground
+from desim_fl.testing.promises import PROMISES, Kept, check_strategy
+from desim_fl.testing.script import Scene, Values, play, requests
+
+__all__ = ["PROMISES", "Kept", "Playground", "Scene", "Values", "check_strategy", "play", "requests"]
