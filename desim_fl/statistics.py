@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from desim_fl.core import Job
     from desim_fl.world import World
 
-Shares = "tuple[tuple[int, float], ...] | None"
+    Shares = tuple[tuple[int, float], ...]
 
 
 class Brought(NamedTuple):
@@ -35,7 +35,7 @@ class Statistics:
         self.brought.older.pop(job.client, None)
         self.brought.fresh[job.id] = job.client, buffers
 
-    def averaged(self, world: World, base: Any, shares: Shares) -> Any:
+    def averaged(self, world: World, base: Any, shares: Shares | None) -> Any:
         """Return the buffers of the next version, and go on to it.
 
         Without stated ``shares`` all updates since the last publish share alike. With them, what they do not name waits: a
@@ -49,7 +49,7 @@ class Statistics:
         return result
 
 
-def _unnamed(brought: Brought, shares: tuple[tuple[int, float], ...]) -> dict[int, tuple[int, Any]]:
+def _unnamed(brought: Brought, shares: Shares) -> dict[int, tuple[int, Any]]:
     """What of all that was brought no share has named, by client."""
     named = dict(shares)
     left = {client: kept for client, kept in brought.older.items() if kept[0] not in named}

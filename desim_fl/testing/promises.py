@@ -70,8 +70,9 @@ def check_strategy(strategy: Strategy | Callable[..., Strategy] | str, scene: Sc
 def _made(strategy: Any, options: Mapping[str, Any]) -> Strategy:
     if isinstance(strategy, str):
         return strategies.build(strategy, options)
-    if isinstance(strategy, type) or not hasattr(strategy, "arrive"):
-        return strategy(**options) if callable(strategy) else strategy
+    if callable(strategy) and (isinstance(strategy, type) or not hasattr(strategy, "arrive")):
+        made: Any = strategy(**options)
+        return made
     if options:
         raise TypeError(f"{strategy!r} is made already and takes no options; give its class")
     return strategy
@@ -199,12 +200,11 @@ def _recovers(trial: Trial) -> None:
 def _timeline(trial: Trial) -> str | None:
     if trial.strategy.reads_outcomes:
         return "it says that it reads outcomes"
-    for one, other in itertools.zip_longest(trial.plain, trial.untrained):
+    pairs: Any = itertools.zip_longest(trial.plain, trial.untrained)
+    for one, other in pairs:
         if one is None or other is None or requests(one.reply) != requests(other.reply):
-            told = (one or other).told
-            trial.broken(
-                "timeline", told, f"it asks for {one and one.reply!r} with values and {other and other.reply!r} without"
-            )
+            left, right = one and one.reply, other and other.reply
+            trial.broken("timeline", (one or other).told, f"it asks for {left!r} with values and {right!r} without")
     return None
 
 
