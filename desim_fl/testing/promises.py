@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import pickle
 from functools import cached_property
@@ -70,12 +69,12 @@ def check_strategy(strategy: Strategy | Callable[..., Strategy] | str, scene: Sc
 def _made(strategy: Any, options: Mapping[str, Any]) -> Strategy:
     if isinstance(strategy, str):
         return strategies.build(strategy, options)
+    made: Any = strategy
     if callable(strategy) and (isinstance(strategy, type) or not hasattr(strategy, "arrive")):
-        made: Any = strategy(**options)
-        return made
-    if options:
+        made = strategy(**options)
+    elif options:
         raise TypeError(f"{strategy!r} is made already and takes no options; give its class")
-    return strategy
+    return made
 
 
 class Trial:
@@ -200,11 +199,13 @@ def _recovers(trial: Trial) -> None:
 def _timeline(trial: Trial) -> str | None:
     if trial.strategy.reads_outcomes:
         return "it says that it reads outcomes"
-    pairs: Any = itertools.zip_longest(trial.plain, trial.untrained)
-    for one, other in pairs:
-        if one is None or other is None or requests(one.reply) != requests(other.reply):
-            left, right = one and one.reply, other and other.reply
-            trial.broken("timeline", (one or other).told, f"it asks for {left!r} with values and {right!r} without")
+    plain, untrained = trial.plain, trial.untrained
+    for one, other in zip(plain, untrained, strict=False):
+        if requests(one.reply) != requests(other.reply):
+            why = f"it asks for {one.reply!r} with values and {other.reply!r} without"
+            trial.broken("timeline", one.told, why)
+    if len(plain) != len(untrained):
+        trial.broken("timeline", plain[-1].told, "after it more happens with values than without, or less")
     return None
 
 
