@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     import polars as pl
 
-TABLES = ("events", "metrics", "clients", "partition", "wall")
+TABLES = ("events", "metrics", "clients", "classes", "losses", "links", "partition", "wall")
 _SHOWN = ("accuracy", "loss", "virtual_time_s", "versions", "updates", "rejected", "lost", "in_flight", "stop")
 
 

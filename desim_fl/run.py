@@ -390,22 +390,20 @@ def _products(session: Session, folder: Path) -> dict[str, Callable[[], Any]]:
     """What a run directory gets at the end, in order; the model before the manifest, the report after it."""
     from desim_fl import link_usage, report, rundir  # noqa: PLC0415
 
-    built = session.built
+    built, usage, ticks = session.built, session.engine.usage, session.ticks
 
     def model() -> str | None:
         return None if built.task is None else rundir.save_model(folder, built.task.tensors(session.engine.model))
 
     def links() -> None:
         if session.engine.traffic is not None:
-            links = link_usage.table(session.engine.traffic.roads, session.ticks)
+            links = link_usage.table(session.engine.traffic.roads, ticks)
             rundir.write_table(folder / "links.parquet", links)
 
     return {
         "links": links,
         "metrics": lambda: rundir.write_table(folder / "metrics.parquet", rundir.metrics(session.evaluations)),
-        "clients": lambda: rundir.write_table(
-            folder / "clients.parquet", rundir.clients(built, session.engine.usage, session.ticks)
-        ),
+        "clients, classes and losses": lambda: rundir.write_clients(folder, built, usage, ticks),
         "wall": (session.wall or rundir.WallParts(folder, [])).finish,
         "model.safetensors": model,
         "report.html": lambda: report.write(folder),

@@ -12,7 +12,7 @@ from typing import IO, TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from desim_fl import durable
+from desim_fl import balance, durable
 from desim_fl.allotment import Stored
 from desim_fl.devices import JOB, SAMPLE, STEP
 from desim_fl.errors import RunDirectoryError
@@ -60,7 +60,7 @@ CLIENTS_SCHEMA: dict[str, Any] = {
 PARTITION_SCHEMA: dict[str, Any] = {"client": pl.Int64, "index": pl.Int64}
 WALL_SCHEMA: dict[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
 WALL_ROWS = 16_384  # that an executor gathers before they are moved to the disk
-SCHEMAS = {"metrics": METRICS_SCHEMA, "clients": CLIENTS_SCHEMA, "partition": PARTITION_SCHEMA}
+SCHEMAS = {"metrics": METRICS_SCHEMA, "clients": CLIENTS_SCHEMA, "partition": PARTITION_SCHEMA, **balance.SCHEMAS}
 COUNTED = (
     "client",
     "index",
@@ -288,6 +288,14 @@ def clients(built: Built, usage: Usage, ticks: int) -> pl.DataFrame:
         **{name: totals[name] for name in ("dispatches", "arrivals", "steps", "bytes_down", "bytes_up")},
     }
     return pl.DataFrame([pl.Series(name, columns[name], dtype=dtype) for name, dtype in CLIENTS_SCHEMA.items()])
+
+
+def write_clients(folder: Path, built: Built, usage: Usage, ticks: int) -> None:
+    """Write the table ``clients``, and what it and the event log say of each class of devices."""
+    table = clients(built, usage, ticks)
+    write_table(folder / "clients.parquet", table)
+    for name, each in balance.tables(folder, table, built.tariff.of(usage.columns(), ticks)).items():
+        write_table(folder / f"{name}.parquet", each)
 
 
 def partition(built: Built) -> pl.DataFrame:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from desim_fl import allotment, eventlog, link_usage, recount, rundir, tables
+from desim_fl import allotment, balance, eventlog, link_usage, recount, rundir, tables
 from desim_fl.errors import RunDirectoryError, ScenarioError
 from desim_fl.laws import Audit, Row
 from desim_fl.population import partition_sha256
@@ -170,6 +170,8 @@ def _recounted(folder: Path, manifest: dict[str, Any], events: pl.DataFrame, tic
             yield f"the manifest says {name} = {summary.get(name)}, the tables give {value}"
     yield from _link_faults(folder, scenario, summary, events, ticks)
     yield from recount.bill_faults(table, summary, scenario.clients, ticks)
+    by_class = {name: tables.parquet(folder / f"{name}.parquet") for name in balance.SCHEMAS}
+    yield from balance.faults(by_class, events, table, recount.charges(table, scenario.clients, ticks))
     for name, value in (("seed", scenario.run.seed), ("scenario_name", scenario.name)):
         if manifest.get(name) != value:
             yield f"the manifest says {name} = {manifest.get(name)}, the scenario {value}"
@@ -221,7 +223,7 @@ def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -
                 yield f"summary.{name}: this run has {manifest['summary'].get(name)}, the rerun {value}"
         yield from _first_difference("events", events, _events(again))
         shared = ["links"] if (folder / "links.parquet").exists() else []
-        for name in ("metrics", "clients", "partition", *shared):
+        for name in (*rundir.SCHEMAS, *shared):
             before, after = (tables.parquet(place / f"{name}.parquet") for place in (folder, again))
             yield from _first_difference(name, before, after)
 

@@ -369,3 +369,61 @@ def test_what_states_no_power_has_no_energy(tmp_path):
     manifest = execute(scenario(tmp_path), tmp_path / "run", timing_only=True)
     assert manifest["summary"]["energy_j"] is manifest["summary"]["cost"] is None
     assert pl.read_parquet(tmp_path / "run" / "clients.parquet")["energy_j"].null_count() == 4
+
+
+PACES = """
+class_shares = "exact"
+watts_idle = 1.0
+[[clients.classes]]
+name = "fast"
+share = 1
+seconds_per_job = 1.0
+watts_compute = 5.0
+[[clients.classes]]
+name = "slow"
+share = 1
+seconds_per_job = 4.0
+watts_compute = 2.0
+"""
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lost", "slow"),
+    [
+        (["strategy.max_staleness=2"], ("slow", "rejected", "stale", 1, 1, 4.0), {"compute_s": 4.5, "energy_compute_j": 9.0, "rejected": 1, "wasted_s": 4.0}),
+        (["failures.timeout_s=3"], ("slow", "lost", "timeout", 1, 1, 3.0), {"compute_s": 3.5, "late_s": 1.0, "energy_idle_j": 1.0, "lost": 1, "wasted_s": 3.0}),
+        (["strategy={name='fedavg',clients_per_round=2,deadline_s=2.0,cancel_stragglers=true}"], ("slow", "cancelled", None, 2, 1, 4.0), {"compute_s": 4.5, "cancelled": 2, "dispatches": 3, "arrivals": 0}),
+    ],
+)  # fmt: skip
+def test_classes_and_losses_worked_by_hand(tmp_path, overrides, lost, slow):
+    """One fast and one slow device for 4.5 s: what the slow one lost, why, and at what energy; verify agrees, and tells of a change."""
+    text = PLAIN.format(count=2, clients=PACES, updates=0).replace("max_updates = 0", "max_time_s = 4.5")
+    places = [] if "fedavg" in overrides[0] else ["run.concurrency=2"]
+    loaded = load(scenarios.write(tmp_path, text), [*places, *overrides])
+    execute(loaded, tmp_path / "run", timing_only=True)
+    assert pl.read_parquet(tmp_path / "run" / "losses.parquet").rows() == [lost]
+    table = pl.read_parquet(tmp_path / "run" / "classes.parquet")
+    assert table["device_class"].to_list() == ["fast", "slow"]
+    row = table.row(1, named=True)
+    assert {name: row[name] for name in slow} == slow
+    assert table["cost_time"].null_count() == 2
+    assert verify(tmp_path / "run") == []
+    for name, column in (
+        ("classes", "wasted_s"),
+        ("losses", "jobs"),
+        ("classes", "energy_idle_j"),
+        ("classes", "arrivals"),
+    ):
+        path = tmp_path / "run" / f"{name}.parquet"
+        sound = path.read_bytes()
+        pl.read_parquet(path).with_columns(pl.col(column) + 1).write_parquet(path)
+        assert any(name in fault for fault in verify(tmp_path / "run"))
+        path.write_bytes(sound)
+
+
+def test_losses_of_worlds_without_classes_have_no_name(tmp_path):
+    """Where devices have no classes there is one row with an empty name; where nothing is lost, no row of losses."""
+    execute(scenario(tmp_path), tmp_path / "run", timing_only=True)
+    table = pl.read_parquet(tmp_path / "run" / "classes.parquet")
+    assert table.select("device_class", "clients", "arrivals", "energy_compute_j").rows() == [(None, 4, 20, None)]
+    assert pl.read_parquet(tmp_path / "run" / "losses.parquet").is_empty()

@@ -38,6 +38,7 @@ def test_a_run_directory_holds_everything_that_is_promised(tmp_path):
     names = {path.name for path in folder.iterdir()}
     assert names == {
         "manifest.json", "scenario.toml", "events", "metrics.parquet", "clients.parquet", "wall.parquet",
+        "classes.parquet", "losses.parquet",
         "partition.parquet", "model.safetensors", "report.html",
     }  # fmt: skip
     assert json.loads((folder / "manifest.json").read_text()) == manifest
