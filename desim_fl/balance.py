@@ -66,9 +66,8 @@ def losses(events: pl.LazyFrame, clients: pl.DataFrame) -> pl.DataFrame:
         )
         .sort(keys, nulls_last=True)
     )
-    return (
-        found.select(*keys, "jobs", "clients", spent_s=pl.col("spent") / _TICKS_A_SECOND).cast(LOSSES_SCHEMA).collect()
-    )  # pyright: ignore[reportArgumentType]
+    shown = found.with_columns(spent_s=pl.col("spent") / _TICKS_A_SECOND)
+    return shown.select(pl.col(name).cast(dtype) for name, dtype in LOSSES_SCHEMA.items()).collect()
 
 
 def classes(clients: pl.DataFrame, lost: pl.DataFrame, charges: Mapping[str, Any]) -> pl.DataFrame:
@@ -99,7 +98,7 @@ def classes(clients: pl.DataFrame, lost: pl.DataFrame, charges: Mapping[str, Any
 
 def _seconds(column: pl.Series) -> float:
     """Add seconds up as the whole ticks that they are."""
-    return (column * _TICKS_A_SECOND).round().cast(pl.Int64).sum() / _TICKS_A_SECOND
+    return int((column * _TICKS_A_SECOND).round().cast(pl.Int64).sum()) / _TICKS_A_SECOND
 
 
 def tables(folder: Path, clients: pl.DataFrame, bill: Bill) -> dict[str, pl.DataFrame]:
