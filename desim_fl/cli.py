@@ -274,11 +274,14 @@ def report(
 
 
 @app.command()
-def schema() -> None:
+def schema(
+    *, markdown: Annotated[bool, typer.Option("--markdown", help="The same as a page to read, in Markdown.")] = False
+) -> None:
     """Print the JSON Schema of scenario files, for completion in editors."""
     from desim_fl.scenario import schema as make  # noqa: PLC0415
+    from desim_fl.scenario.reference import reference  # noqa: PLC0415
 
-    typer.echo(json.dumps(make(), indent=2))
+    typer.echo(reference() if markdown else json.dumps(make(), indent=2), nl=not markdown)
 
 
 def _load(path: Path, overrides: list[str], seed: int | None, parameters: dict[str, Any]) -> Scenario:

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 import scenarios
 from desim_fl.cli import app
 from desim_fl.run import execute
-from desim_fl.scenario import load
+from desim_fl.scenario import load, schema
 from desim_fl.study import load as load_study
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -79,6 +79,14 @@ def test_the_study_of_the_docs_is_one(workplace):
     path = workplace / "scenarios" / "studies" / "docs.toml"
     path.write_text(blocks((ROOT / "desim_fl" / "docs" / "studies.md").read_text(), "toml")[0])
     assert len(load_study(path).variants) == 6
+
+
+def test_the_scenario_reference_is_the_schema_written_out():
+    """The page is what ``desim-fl schema --markdown`` prints today, and names every key of every table."""
+    page = (ROOT / "desim_fl" / "docs" / "scenario.md").read_text()
+    assert CliRunner().invoke(app, ["schema", "--markdown"]).output == page
+    keys = {key for table in schema()["$defs"].values() for key in table["properties"]}
+    assert {key for key in keys if f"`{key}`" not in page} <= {"law", "name"}  # which stand in headings
 
 
 def test_links_in_the_documents_lead_somewhere():
