@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import shutil
@@ -11,11 +12,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-import scenarios
 from desim_fl.cli import app
 from desim_fl.run import execute
 from desim_fl.scenario import load, schema
 from desim_fl.study import load as load_study
+from desim_fl.testing import PROMISES
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,15 +27,47 @@ def blocks(text: str, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
 
 
-def test_the_strategy_in_the_docs_runs_as_it_stands(tmp_path, monkeypatch):
-    """The guide's own strategy, saved as a module, plays and gives each update half its weight."""
-    source = blocks((ROOT / "desim_fl" / "docs" / "strategies.md").read_text(), "python")[0]
-    (tmp_path / "guide_strategy.py").write_text(source)
+@pytest.fixture
+def guide(tmp_path, monkeypatch):
+    """The files that the guide to strategies of one's own shows, each under the name in its first line."""
+    text = (ROOT / "desim_fl" / "docs" / "your-own.md").read_text()
+    shown = [block for language in ("python", "toml") for block in blocks(text, language)]
+    for block in shown:
+        (tmp_path / block.split("\n")[0].removeprefix("# ")).write_text(block)
     monkeypatch.syspath_prepend(str(tmp_path))
-    sys.modules.pop("guide_strategy", None)
-    text = scenarios.QUADRATIC.replace('name = "fedbuff"\nbuffer_size = 2', 'name = "guide_strategy:Half"')
-    manifest = execute(load(scenarios.write(tmp_path, text)), tmp_path / "run")
-    assert manifest["summary"]["versions"] == manifest["summary"]["applied"] == 60
+    for path in tmp_path.glob("*.py"):
+        monkeypatch.delitem(sys.modules, path.stem, raising=False)
+    assert len(list(tmp_path.iterdir())) == len(shown) == 8
+    return tmp_path
+
+
+def test_what_the_guide_to_strategies_of_one_s_own_shows_works(guide):
+    """Each scenario plays to its stop with the classes shown, plan knows its timeline, and each test function passes."""
+    assert load(guide / "mine.toml", ["strategy.args.wait=5"]).strategy.args == {"wait": 5}
+    ends = {}
+    for path in sorted(guide.glob("*.toml")):
+        manifest = execute(load(path), guide / f"{path.stem}-run")
+        plan = execute(load(path), None, timing_only=True)
+        assert plan["timeline_sha256"] == manifest["timeline_sha256"]
+        ends[path.stem] = manifest["summary"]
+    assert (ends["mine"]["applied"], ends["mine"]["versions"]) == (60, 20)
+    assert (ends["clipped"]["versions"], ends["sparse"]["versions"]) == (30, 6)
+    for path in sorted(guide.glob("test_*.py")):
+        module = importlib.import_module(path.stem)
+        tests = [value for name, value in vars(module).items() if name.startswith("test_")]
+        assert tests
+        for test in tests:
+            test()
+
+
+def test_the_guide_s_strategy_is_short_and_lists_every_promise(guide):
+    """Its class has at most 20 lines of code, and the table of promises is the one that is checked."""
+    lines = (guide / "mine.py").read_text().split("class Damped:")[1].splitlines()
+    assert 10 < len([line for line in lines if line.strip()]) <= 20
+    text = (ROOT / "desim_fl" / "docs" / "your-own.md").read_text()
+    assert [name for name in re.findall(r"^\| ([a-z ]+) \| .", text, flags=re.MULTILINE) if name != "promise"] == list(
+        PROMISES
+    )
 
 
 EMBEDDED = {"fashion_mnist_6k", "blobs", "quadratic", "least_squares", "logistic"}
