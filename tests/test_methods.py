@@ -12,7 +12,7 @@ from worlds import Played
 import scenarios
 from desim_fl.build import build
 from desim_fl.continuation import ResumableEngine
-from desim_fl.errors import ScenarioError
+from desim_fl.errors import RefusedError, ScenarioError
 from desim_fl.eventlog import EventLog, MemorySink
 from desim_fl.scenario import load
 from desim_fl.scenario.synchronous import SYNCHRONOUS
@@ -112,6 +112,24 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(name, tmp_path):
     assert check_resumes(make, random.Random(name).choice) >= 2
 
 
+def test_tiers_that_adapt_read_losses_and_resume(tmp_path):
+    """The run is sound and goes on from any instant; plan refuses it by name, and plays it on the assumption of full work."""
+    text = world("tifl").replace("chances = [0.7, 0.3]", "adaptive = true\ninterval = 3\ncredits = [20, 15]")
+    folder, manifest = scenarios.played(tmp_path, text)
+    assert (verify(folder), manifest["summary"]["versions"]) == ([], 60)
+    with pytest.raises(RefusedError, match="strategy TiFL reads trained values"):
+        scenarios.played(tmp_path, text, out="plan", timing_only=True)
+    scenarios.played(tmp_path, text, out="assumed", timing_only=True, assume_full_work=True)
+
+    def make() -> Played:
+        built = build(load(scenarios.write(tmp_path, text)))
+        sink, evaluations = MemorySink(), []
+        engine = ResumableEngine(built.world, EventLog(sink), evaluations.append)
+        return Played(engine, sink, "", built.world.executor, evaluations)  # pyright: ignore[reportArgumentType]
+
+    assert check_resumes(make, random.Random(3).choice) >= 2
+
+
 @pytest.mark.parametrize(
     ("name", "overrides", "said"),
     [
@@ -146,6 +164,8 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(name, tmp_path):
         ("fedat", ["strategy.tiers=5"], "tiers = 5 of 4 clients have 0 each"),
         ("tifl", ["strategy.chances=[0.5, 0.6]"], "chances must add up to 1"),
         ("tifl", ["strategy.chances=[1.0]"], "chances has 1 entries, but tiers = 2"),
+        ("tifl", ["strategy.interval=3"], "interval must not be given; it belongs to adaptive = true"),
+        ("tifl", ["strategy.adaptive=true"], "chances must not be given; it belongs to adaptive = false"),
         ("safa", ["run.concurrency=3"], "concurrency must not be given with strategy safa; all clients train"),
         ("fedavg", ["strategy.clients_per_round=5"], "more than the 4 clients"),
         ("fedat", ['run.selection="order"', "run.order=[0, 1]"], 'selection = "order" does not go with strategy fedat'),

@@ -75,6 +75,7 @@ TABLE_OF_PROMISES: list[tuple[str, dict, Scene]] = [
     ("fedat", {"clients_per_round": 1, "tiers": 2}, Scene(tiers=2)),
     ("fedat", {"clients_per_round": 2, "tiers": 1, "deadline_s": 9.0}, Scene(tiers=1, fresh_as=FedAvg(2))),
     ("tifl", {**ROUNDS, "tiers": 2}, Scene(tiers=2)),
+    ("tifl", {**ROUNDS, "tiers": 2, "adaptive": True, "interval": 2, "credits": (3, 9)}, Scene(tiers=2)),
 ]  # fmt: skip
 WITH_OPTIMIZERS = [
     Optimized(rule, ServerOptimizer(name), Cosine(5))

@@ -20,7 +20,8 @@ from desim_fl.strategies.safa import Safa
 from desim_fl.strategies.scaffold import Scaffold
 from desim_fl.strategies.semi_async import SemiAsync
 from desim_fl.strategies.synchronous import SYNCHRONOUS
-from desim_fl.strategies.tiers import FedAT, TiFL
+from desim_fl.strategies.tiers import FedAT
+from desim_fl.strategies.tifl import Prospects, TiFL, reviewed
 from desim_fl.testing import Playground
 from desim_fl.world import StopRules
 
@@ -426,6 +427,66 @@ def test_tifl_rounds_go_to_tiers_by_their_chances():
     assert {job.client for job in ground.jobs.values()} == {1}
 
 
+@pytest.mark.parametrize(
+    ("tier", "losses", "before", "left", "chances"),
+    [
+        (0, (0.5, 0.9, 0.7), (0.5, 1.0, 1.0), None, (1 / 6, 3 / 6, 2 / 6)),  # no better than before: worst first, D = 6
+        (0, (0.6, 0.9, 0.7), (0.5, 1.0, 1.0), (2, 0, 1), (1 / 3, 0.0, 2 / 3)),  # two with credits: D = 3
+        (0, (0.5, None, 0.7), (0.5, None, None), None, (1 / 6, 3 / 6, 2 / 6)),  # what was never heard of is the worst
+        (0, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), None, (3 / 6, 2 / 6, 1 / 6)),  # equals: the faster first
+        (0, (0.4, 0.9, 0.7), (0.5, 1.0, 1.0), None, (0.2, 0.3, 0.5)),  # it has become better
+        (0, (0.5, 0.9, 0.7), (None, None, None), None, (0.2, 0.3, 0.5)),  # nothing to compare with
+        (1, (0.5, None, 0.7), (0.5, None, None), None, (0.2, 0.3, 0.5)),  # nothing known of it
+    ],
+)
+def test_tifl_reviews_its_chances_by_hand(tier, losses, before, left, chances):
+    """Only if the running tier is no better than at the last review: n / D, ..., 1 / D from the worst to the best with credits."""
+    after = reviewed(Prospects(tier, (0.2, 0.3, 0.5), left, losses, before))
+    assert after == Prospects(tier, pytest.approx(chances), left, losses, losses)
+
+
+def rounds_of(strategy, losses, rounds):
+    """Play rounds of one client, whose losses are told by tier (a number, or a list by round); the tiers in order."""
+    ground, found = tiered(strategy), []
+    for number in range(rounds):
+        (job,) = ground.jobs.values()
+        tier = job.client % 2
+        found.append(tier)
+        loss = losses[tier][number] if isinstance(losses[tier], list) else losses[tier]
+        ground.arrive(job.id, 1.0, examples=2, loss=loss)
+    return found, ground
+
+
+def test_tifl_adaptive_gives_the_worse_tier_two_thirds():
+    """Losses stay 1 and 3: from the second review on the second tier has 2/3 of the rounds, before that one half (n = 400)."""
+    found, ground = rounds_of(TiFL(1, tiers=2, adaptive=True, interval=100, seed=5), (1.0, 3.0), 600)
+    assert ground.strategy.reads_outcomes
+    assert abs(sum(found[:200]) - 100) < 4 * (200 / 4) ** 0.5
+    assert abs(sum(found[200:]) - 400 * 2 / 3) < 4 * (400 * 2 / 9) ** 0.5
+    assert ground.state.carried.chances == pytest.approx((1 / 3, 2 / 3))
+    falling = [3.0 - number / 1000 for number in range(600)]
+    _, better = rounds_of(TiFL(1, tiers=2, adaptive=True, interval=100, seed=5), (falling, falling), 600)
+    assert better.state.carried.chances == (0.5, 0.5)  # whoever runs has become better each time
+
+
+def test_tifl_credits_bound_a_tier_until_none_is_left():
+    """Three rounds for the fast tier and two for the slow one; a sixth is drawn as if there were no credits."""
+    found, ground = rounds_of(TiFL(1, tiers=2, adaptive=True, credits=(3, 2), seed=1), (1.0, 1.0), 5)
+    assert (found.count(0), found.count(1)) == (3, 2)
+    assert ground.state.carried.credits == (0, 0)
+    assert len(rounds_of(TiFL(1, tiers=2, adaptive=True, credits=(3, 2), seed=1), (1.0, 1.0), 40)[0]) == 40
+
+
+def test_tifl_adaptive_hears_finite_losses_weighted_by_examples():
+    """Losses 1 and 4 of 1 and 3 examples: 3.25; one that is not finite, and a report that is not, say nothing."""
+    ground = Playground(TiFL(4, tiers=1, adaptive=True), 0.0, clients=4, concurrency=4, groups={"tier 0": (0, 1, 2, 3)})
+    ground.arrive(0, 1.0, examples=1, loss=1.0)
+    ground.arrive(1, 1.0, examples=3, loss=4.0)
+    ground.arrive(2, 1.0, examples=9, loss=math.nan)
+    ground.arrive(3, 1.0, examples=9, loss=9.0, finite=False)
+    assert ground.state.carried.losses == (3.25,)
+
+
 @pytest.mark.parametrize("chances", [(0.5, 0.6), (1.0,), (-0.5, 1.5)])
 def test_tifl_chances_that_are_none_are_refused(chances):
     """Not one a tier, negative, or not adding up to 1."""
@@ -537,6 +598,10 @@ def test_the_deadline_of_a_lost_cohort_and_zero_samples(name):
         ("fedat", {"tiers": 0}, "tiers must be at least 1"),
         ("fedat", {"mu": -1.0}, "mu must be at least 0"),
         ("tifl", {"tiers": 0}, "tiers must be at least 1"),
+        ("tifl", {"interval": 0}, "interval must be at least 1"),
+        ("tifl", {"adaptive": True, "chances": (1.0,) * 5}, "must be None with adaptive"),
+        ("tifl", {"adaptive": True, "credits": (1,)}, "must be one a tier"),
+        ("tifl", {"adaptive": True, "credits": (1, 1, 1, 1, -1)}, "at least 0 each"),
         ("fedadam", {"server_lr": -1.0}, "lr must be greater than 0"),
     ],
 )

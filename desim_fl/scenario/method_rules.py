@@ -159,8 +159,10 @@ def _tiers(clients: Clients, strategy: FedAT | TiFL) -> Iterator[Problem]:
         )
         yield Problem(("strategy", "tiers"), text, (*doubts, ("strategy", "clients_per_round")))
     chances = getattr(strategy, "chances", None)
-    if chances is not None and len(chances) != strategy.tiers:
-        text = f"chances has {len(chances)} entries, but tiers = {strategy.tiers}"
-        yield Problem(("strategy", "chances"), text, doubts)
-    elif chances is not None and abs(math.fsum(chances) - 1.0) > 1e-9:  # noqa: PLR2004
+    for key in ("chances", "credits"):
+        entries = getattr(strategy, key, None)
+        if entries is not None and len(entries) != strategy.tiers:
+            yield Problem(("strategy", key), f"{key} has {len(entries)} entries, but tiers = {strategy.tiers}", doubts)
+            return
+    if chances is not None and abs(math.fsum(chances) - 1.0) > 1e-9:  # noqa: PLR2004
         yield Problem(("strategy", "chances"), f"chances must add up to 1, not {math.fsum(chances):g}")

@@ -251,6 +251,20 @@ class TiFL(RoundTable):
     chances: Annotated[tuple[Share, ...], Field(strict=False, min_length=1, max_length=1000)] | None = Field(
         default=None, description="Chance of each tier to have the next round, fastest first; absent = all the same."
     )
+    adaptive: bool = Field(
+        default=False, description="Change the chances by the losses that the tiers' rounds report, worst tiers first."
+    )
+    interval: Count = Field(default=10, description="Of adaptive: rounds from one look at the losses to the next.")
+    credits: Annotated[tuple[Whole, ...], Field(strict=False, min_length=1, max_length=1000)] | None = Field(
+        default=None, description="Of adaptive: how many rounds each tier may have, fastest first; absent = no bound."
+    )
+
+    def unused(self) -> Mapping[str, str]:
+        """Return what belongs to the other kind of chances."""
+        if self.adaptive:
+            return {"chances": "it belongs to adaptive = false"}
+        reason = "it belongs to adaptive = true"
+        return {"interval": reason, "credits": reason}
 
 
 SYNCHRONOUS: dict[str, type[MethodTable]] = {

@@ -11,7 +11,8 @@ from desim_fl.strategies.fedprox import FedProx
 from desim_fl.strategies.safa import Safa
 from desim_fl.strategies.scaffold import Scaffold
 from desim_fl.strategies.semi_async import SemiAsync
-from desim_fl.strategies.tiers import FedAT, TiFL
+from desim_fl.strategies.tiers import FedAT
+from desim_fl.strategies.tifl import TiFL
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from desim_fl import draws
 from desim_fl.core import Reply
-from desim_fl.draws import Purpose
 from desim_fl.strategies.fedavg import FedAvg, Round
 from desim_fl.strategies.options import require
 
@@ -132,40 +129,3 @@ def _mixed(models: tuple[Params, ...], weights: tuple[float, ...]) -> Params:
     for part in parts[1:]:
         total = total + part
     return total
-
-
-@dataclass(frozen=True, slots=True)
-class TiFL(FedAvg):
-    """FedAvg's rounds, each with a cohort from one tier, which is drawn anew with fixed chances.
-
-    Chai et al., "TiFL: A Tier-based Federated Learning System", HPDC 2020, section 4.3, static selection: ``chances`` are
-    those of the tiers from the fastest on (``None`` = all the same; the paper's "fast" is 1, 0, 0, ...). The tier of round r
-    is a pure function of ``seed`` and r. The adaptive variant, which reads accuracies, is not provided.
-    """
-
-    tiers: int = 5
-    chances: tuple[float, ...] | None = None
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        FedAvg.__post_init__(self)
-        require(self.tiers >= 1, "tiers", self.tiers, "must be at least 1")
-        if self.chances is not None:
-            sound = all(chance >= 0 for chance in self.chances) and abs(math.fsum(self.chances) - 1.0) <= 1e-9  # noqa: PLR2004
-            require(sound, "chances", self.chances, "must be at least 0 each and add up to 1")
-            require(len(self.chances) == self.tiers, "chances", self.chances, "must be one a tier")
-
-    def tier(self, number: int) -> int:
-        """The tier of a round."""
-        drawn = draws.word(self.seed, Purpose.TIER, 0, number, 0)
-        if self.chances is None:
-            return drawn * self.tiers >> 32
-        level, below = draws.uniform(drawn), 0.0
-        for tier, chance in enumerate(self.chances):
-            below += chance
-            if level < below:
-                return tier
-        return max(tier for tier, chance in enumerate(self.chances) if chance)  # what rounding left over
-
-    def _send(self, state: Round) -> Send:
-        return FedAvg._send(self, state)._replace(group=tier_name(self.tier(state.number)))  # noqa: SLF001
