@@ -352,6 +352,7 @@ def _classification(
         training.weight_decay,
         _proximal_mu(scenario),
         training.optimizer_reset == "epoch",
+        training.gradient_decay,
     )
     make = ClassificationTask if training.task is None else partial(own_task, training.task, training.task_args)
     return make(

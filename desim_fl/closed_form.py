@@ -60,12 +60,13 @@ def _quadratic(scenario: Scenario, people: Population, proximal_mu: float) -> Ta
         momentum=training.momentum,
         weight_decay=training.weight_decay,
         proximal_mu=proximal_mu,
+        gradient_decay=training.gradient_decay,
     )
 
 
 def _descent(scenario: Scenario, proximal_mu: float) -> Descent:
     training = scenario.training
-    return Descent(training.batch_size, training.momentum, training.weight_decay, proximal_mu)
+    return Descent(training.batch_size, training.momentum, training.weight_decay, proximal_mu, training.gradient_decay)
 
 
 def _least_squares(scenario: Scenario, people: Population, proximal_mu: float) -> tuple[Task, str]:

@@ -301,6 +301,7 @@ TABLES: dict[str, dict[str, Line]] = {
         "one explodes": ("data.curvature=[1.0, 1e12, 0.5, 1.5, 0.25, 3.0]", "training.steps=3"),
         "some have nothing": ("data.examples_per_client=[40, 0, 70, 0, 5, 1]",),
         "one alone": ("clients.count=1", "data.curvature=1.0", "data.optimum=1.0", "data.examples_per_client=20"),
+        "balanced gradients": ("training.gradient_decay=0.5", "training.proximal_mu=0.5", "training.steps=3"),
         "slowed by staleness": ("training.delay_aware={meaning='staleness',gamma_0=0.1,alpha_lr=0.5}", "training.lr"),
     },
     "selection": {
@@ -360,6 +361,10 @@ TABLES: dict[str, dict[str, Line]] = {
         "tiers": (
             ["strategy.name=fedat", "strategy.name=tifl"], "run.concurrency", "strategy.tiers=2",
             ["strategy.clients_per_round=1", "strategy.clients_per_round=3"], "run.max_time_s=30",
+        ),
+        "tiers that adapt": (
+            "strategy.name=tifl", "run.concurrency", "strategy.tiers=2", "strategy.clients_per_round=1", "strategy.adaptive=true",
+            ["strategy.interval=1", "strategy.interval=3"], ["strategy.credits=[9, 2]", "run.max_time_s=30"],
         ),
         "everybody's cache": (
             "strategy.name=safa", "run.concurrency", "run.dispatch", ["strategy.fraction=0.2", "strategy.fraction=0.6"],

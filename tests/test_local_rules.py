@@ -195,6 +195,89 @@ def test_scaffold_on_networks_is_the_plain_loop(recorded_after, monkeypatch):
     assert not equal_buffers(done.buffers, normed.initial().buffers)
 
 
+# ---- balanced gradients (ASO-Fed)
+
+
+def test_balanced_gradients_by_hand():
+    """(w - 1)^2 / 2 from 0, rate .1, beta .5: zeta = -1, then -.9 + 1 = .1, then -.91 + .9 - .5 = -.51; y = .1, .09, .141.
+
+    h is 0, 0, -.5 before these steps and -.7 after them; a second job goes on where the first one's client stood.
+    """
+    task = valley(gradient_decay=0.5)
+    whole = task.train(scalar(), 3)
+    assert whole.params == pytest.approx(0.141, abs=1e-15)
+    assert whole.memory == {"gradients": {"history": pytest.approx(-0.7), "previous": pytest.approx(-0.91)}}
+    first = task.train(scalar(), 2)
+    assert first.params == pytest.approx(0.09, abs=1e-15)
+    second = task.train(scalar(memory=first.memory)._replace(params=first.params), 1)
+    assert (second.params, second.memory) == (whole.params, whole.memory)
+    with_term = valley(gradient_decay=0.5, proximal_mu=1.0).train(scalar(), 2)
+    assert with_term.params == pytest.approx(0.1 - 0.1 * (-0.9 + 0.1 + 1.0), abs=1e-15)  # the term is part of g
+
+
+def test_balanced_gradients_are_left_alone_without_a_sound_step():
+    """No step, no samples, or an end that is not finite: the client keeps what it had."""
+    memory = {"gradients": {"history": 0.2, "previous": 0.3}}
+    task = valley(gradient_decay=0.5)
+    assert task.train(scalar(memory=memory), 0).memory == memory
+    wild = task.train(scalar(memory=memory, lr=1e200), 4)
+    assert (wild.bad, wild.memory) == ("x", memory)
+    net = blob_task(optimizer=OptimizerSettings(gradient_decay=0.5))
+    job = job_of(net.initial(), lr=1e38, steps=4)
+    done = net.train(job, 4)
+    assert done.bad is not None
+    assert done.memory is job.memory
+
+
+@pytest.mark.parametrize("recorded_after", [0, 10**9])
+def test_balanced_gradients_on_networks_are_the_plain_loop(recorded_after, monkeypatch):
+    """Bit for bit a loop that keeps gradients itself, over two jobs of a client, also where steps are replayed."""
+    monkeypatch.setattr(steps, "RECORDED_AFTER", recorded_after)
+    task = blob_task(optimizer=OptimizerSettings(gradient_decay=0.25))
+    module, memory, history, previous = task.model(), None, None, None
+    for number in range(2):
+        job = job_of(task.initial(), steps=7, number=number)._replace(memory=memory, nth=number)
+        done = task.train(job, 7)
+        memory = done.memory
+        nn.utils.vector_to_parameters(job.params.clone(), module.parameters())
+        order = batches.sequence(PARTS[0], task.batch_size, stream(task.seed, Purpose.BATCH_ORDER, job.client, job.nth))
+        for _, (_, indices) in zip(range(7), order, strict=False):
+            batch = task.training.chosen(indices)
+            loss = nn.functional.cross_entropy(module(batch.inputs), batch.labels)
+            found = torch.autograd.grad(loss, list(module.parameters()))
+            if previous is None:
+                zeta, history = found, [0.0 * value for value in found]
+            else:
+                zeta = [g - p + h for g, p, h in zip(found, previous, history, strict=True)]
+                history = [0.25 * h + 0.75 * p for h, p in zip(history, previous, strict=True)]
+            previous = found
+            with torch.no_grad():
+                for value, change in zip(module.parameters(), zeta, strict=True):
+                    value.add_(change, alpha=-job.work.lr)
+        assert torch.equal(done.params, nn.utils.parameters_to_vector(module.parameters()))
+    assert ("recorded" in task.steps.kinds.values()) == (recorded_after == 0)
+    assert torch.equal(memory["gradients"]["history"], torch.cat([value.reshape(-1) for value in history]))
+    assert torch.equal(memory["gradients"]["previous"], torch.cat([value.reshape(-1) for value in previous]))
+
+
+def test_balanced_gradients_in_every_executor():
+    """Threads and pool give the inline bits, memory included; batches train one by one and say why; nothing is kept for reuse."""
+    task = blob_task(Normed, optimizer=OptimizerSettings(gradient_decay=0.5, proximal_mu=0.5), buffers="local")
+    first = [task.train(job_of(task.initial(), client, steps=2), 2) for client in (0, 1)]
+    jobs = [
+        job_of(task.initial(), client, number=client, steps=3)._replace(memory=done.memory, nth=1)
+        for client, done in enumerate(first)
+    ]
+    expected = outcomes(InlineExecutor(task), jobs)
+    for executor in (ThreadExecutor(task, 2), PoolExecutor(task, 1)):
+        for right, mine in zip(expected, outcomes(executor, jobs), strict=True):
+            assert torch.equal(mine.params, right.params)
+            assert equal_buffers(mine.memory["gradients"], right.memory["gradients"])
+            assert equal_buffers(mine.memory["buffers"], right.memory["buffers"])
+    assert VmapExecutor(task, 4).reason == "trained one by one: clients remember gradients from job to job"
+    assert packed(expected[0]) is None
+
+
 # ---- executors
 
 

@@ -12,7 +12,7 @@ from desim_fl.core import Job, Model, Outcome, Score
 from desim_fl.draws import Purpose, stream
 from desim_fl.errors import RefusedError, ScenarioError
 from desim_fl.learning import average as averaging
-from desim_fl.learning import batches, controls, corrections, evaluate, local, models, probe, randomness
+from desim_fl.learning import batches, controls, corrections, evaluate, gradients, local, models, probe, randomness
 from desim_fl.learning import replica as replicas
 from desim_fl.learning.device import resolve
 from desim_fl.learning.optimizers import OptimizerSettings
@@ -181,6 +181,7 @@ class ClassificationTask:
             todo = self.own_thread.until_halted(todo)
         with self._controlled(Purpose.TRAINING, self.keys[job.client], job.nth):
             self.state.load(params, before)
+            rule = self._rule(job)
             done = local.train(
                 self.steps,
                 self.state,
@@ -190,13 +191,21 @@ class ClassificationTask:
                 work=job.work,
                 settings=self.optimizer,
                 patience=self.patience,
-                correction=corrections.correction(
-                    self.state, self.optimizer.proximal_mu, job.params, controls.shift(job)
-                ),
+                correction=rule,
             )
             params, after = self.state.vector(), self.state.buffers()
             bad = self.state.first_bad(params, after, before)
-        return self.outcome(job, done, params, after, bad)
+            past = rule.told(self.state.parameters) if isinstance(rule, corrections.Balance) else None
+        outcome = self.outcome(job, done, params, after, bad)
+        return outcome if self.optimizer.gradient_decay is None else gradients.kept(outcome, job, past)
+
+    def _rule(self, job: Job) -> corrections.Correction | corrections.Balance | None:
+        """What is done to the gradients of a job's steps."""
+        settings = self.optimizer
+        usual = corrections.correction(self.state, settings.proximal_mu, job.params, controls.shift(job))
+        if settings.gradient_decay is None:
+            return usual
+        return corrections.Balance(self.state, settings.gradient_decay, job, usual)
 
     def sequence(self, job: Job, steps: int) -> Iterable[tuple[int, NDArray[np.int64]]]:
         """Yield ``(epoch, indices of one batch)`` of a job, at least ``steps`` times; see :mod:`batches`.

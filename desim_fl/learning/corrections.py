@@ -5,6 +5,8 @@
 
 **Control variates** (SCAFFOLD): ``c - c_i`` is added; see :mod:`desim_fl.learning.controls`.
 
+**Balanced gradients** (ASO-Fed): earlier gradients take part, after the others; see :mod:`desim_fl.learning.gradients`.
+
 A correction is made from gradients that are there, however they were computed, so recorded, plain and batched steps
 serve all rules.
 """
@@ -15,11 +17,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 
+from desim_fl.learning import gradients as earlier
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from torch import Tensor
 
+    from desim_fl.core import Job
     from desim_fl.learning.vectors import ModuleState
 
 
@@ -57,3 +62,33 @@ def correction(state: ModuleState, mu: float, base: Tensor, shift: Tensor | None
         return None
     anchors = list(state.split(base).values()) if mu else None
     return Correction(mu, anchors, None if shift is None else list(state.split(shift).values()))
+
+
+class Balance:
+    """Balanced gradients of one job: what they are after each step is in ``pasts``, parameter by parameter."""
+
+    def __init__(self, state: ModuleState, beta: float, job: Job, inner: Correction | None) -> None:
+        self.beta, self.inner = beta, inner
+        past = earlier.remembered(job)
+        self.pasts: list[earlier.Past | None] = [None] * len(state.parameters)
+        if past is not None:
+            parts = zip(*(state.split(each).values() for each in past), strict=True)
+            self.pasts = [earlier.Past(*part) for part in parts]
+
+    @torch.no_grad()
+    def __call__(self, gradients: Sequence[Tensor | None], parameters: Sequence[Tensor]) -> Sequence[Tensor | None]:
+        """Return balanced gradients, and remember these."""
+        found = list(gradients if self.inner is None else self.inner(gradients, parameters))
+        for place, gradient in enumerate(found):
+            if gradient is not None:  # cloned: a step that is replayed writes its next gradient into the same memory
+                found[place], self.pasts[place] = earlier.balanced(self.pasts[place], gradient.clone(), self.beta)
+        return found
+
+    def told(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Flat, as a client keeps it; a parameter without gradients has zeros."""
+        pasts = [
+            earlier.Past(torch.zeros_like(value), torch.zeros_like(value)) if past is None else past
+            for past, value in zip(self.pasts, parameters, strict=True)
+        ]
+        flat = (torch.cat([part.detach().reshape(-1) for part in parts]) for parts in zip(*pasts, strict=True))
+        return earlier.Past(*flat).told()

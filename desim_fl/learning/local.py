@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from desim_fl.core import Work
-    from desim_fl.learning.corrections import Correction
+    from desim_fl.learning.corrections import Balance, Correction
     from desim_fl.learning.samples import Samples
     from desim_fl.learning.steps import Steps
     from desim_fl.learning.vectors import ModuleState
@@ -40,7 +40,7 @@ def train(
     steps: int,
     work: Work,
     settings: OptimizerSettings,
-    correction: Correction | None = None,
+    correction: Correction | Balance | None = None,
     patience: int | None = None,
 ) -> Trained:
     """Do ``steps`` optimiser steps on the module of ``gradients_of``, one for each ``(epoch, indices)`` of ``sequence``.

@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 class OptimizerSettings:
     """Which optimiser a job makes afresh; ``momentum`` belongs to "sgd". The rate comes with each job.
 
-    ``proximal_mu`` is the weight of the proximal term of :mod:`desim_fl.learning.corrections` (0 = none).
+    ``proximal_mu`` is the weight of the proximal term of :mod:`desim_fl.learning.corrections` (0 = none), ``gradient_decay``
+    the beta of its balanced gradients (``None`` = none).
     """
 
     name: str = "sgd"
@@ -35,6 +36,7 @@ class OptimizerSettings:
     weight_decay: float = 0.0
     proximal_mu: float = 0.0
     each_epoch: bool = False  # whether it begins anew at every epoch
+    gradient_decay: float | None = None
 
     def __post_init__(self) -> None:
         if self.name not in OPTIMIZERS:

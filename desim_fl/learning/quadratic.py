@@ -39,6 +39,7 @@ class QuadraticTask:
         momentum: float = 0.0,
         weight_decay: float = 0.0,
         proximal_mu: float = 0.0,
+        gradient_decay: float | None = None,
     ) -> None:
         if not len(curvature) == len(optimum) == len(examples):
             lengths = f"{len(curvature)} curvatures, {len(optimum)} optima, {len(examples)} example counts"
@@ -47,7 +48,7 @@ class QuadraticTask:
             raise RefusedError("the quadratic task knows plain SGD only: no Adam, momentum or weight decay")
         self.curvature, self.optimum, self.examples = tuple(curvature), tuple(optimum), tuple(examples)
         self.start = float(start)
-        self.descent = Descent(batch_size, proximal_mu=proximal_mu)
+        self.descent = Descent(batch_size, proximal_mu=proximal_mu, gradient_decay=gradient_decay)
 
     def loss(self, client: int, x: float) -> float:
         """Return one client's objective at ``x``."""

@@ -50,6 +50,8 @@ def examine(task: ClassificationTask) -> Verdict:
         return Verdict(
             None, "jobs may stop early, optimisers begin anew every epoch, or clients go on with their own models"
         )
+    if task.optimizer.gradient_decay is not None:
+        return Verdict(None, "clients remember gradients from job to job")
     sizes = sorted({size for part in task.parts for size in batches.plan(len(part), task.batch_size)})
     if not sizes:
         return Verdict(None, "no client has a sample")

@@ -51,6 +51,13 @@ def local_training(training: Training) -> Iterator[Problem]:
     if training.optimizer != "sgd" and training.given("momentum"):
         text = f'momentum must not be given with optimizer = "{training.optimizer}"; it belongs to "sgd"'
         yield Problem(("training", "momentum"), text, (("training", "optimizer"),))
+    if training.gradient_decay is not None:
+        for key, plain in (("optimizer", "sgd"), ("momentum", 0.0)):
+            if getattr(training, key) != plain:
+                text = (
+                    f"{key} = {getattr(training, key)} does not go with gradient_decay, whose formula is for plain sgd"
+                )
+                yield Problem(("training", key), text, (("training", "gradient_decay"),))
 
 
 def schedule_problems(loc: Loc, schedule: LrSchedule | None) -> Iterator[Problem]:

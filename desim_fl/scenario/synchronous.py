@@ -147,6 +147,8 @@ class FedNova(RoundTable):
             yield "optimizer", f'must be "sgd" with strategy fednova: {_ONLY_SGD}, with momentum or a proximal term'
         if training.momentum and training.proximal_mu:
             yield "proximal_mu", "must not be given beside momentum with strategy fednova: no norm of both is known"
+        if training.gradient_decay is not None:
+            yield "gradient_decay", "must not be given with strategy fednova: no norm of its steps is known"
         if training.delay_aware is not None:
             yield "delay_aware", "must not be given with strategy fednova: the norm is for a constant local rate"
 
@@ -163,6 +165,11 @@ class Scaffold(RoundTable):
             yield "optimizer", f'must be "sgd" with strategy scaffold: {_ONLY_SGD}'
         if training.momentum:
             yield "momentum", f"must be 0 with strategy scaffold: {_ONLY_SGD}, whose steps say what the gradients were"
+        if training.gradient_decay is not None:
+            yield (
+                "gradient_decay",
+                "must not be given with strategy scaffold: its steps would not say what the gradients were",
+            )
 
 
 class SemiAsync(StalenessTable):

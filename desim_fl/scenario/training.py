@@ -50,6 +50,11 @@ class Training(Table):
         description="Weight mu of a proximal term mu / 2 ||x - x_b||^2 in every client's loss, x_b being the model that a "
         "job starts from; absent = none.",
     )
+    gradient_decay: Annotated[Share, Field(lt=1)] | None = Field(
+        default=None,
+        description="Beta of ASO-Fed's local rule: each step is g - g_pre + h, with gradients that a client keeps from job to "
+        "job; absent = plain gradients.",
+    )
     buffers: Literal["average", "local"] = Field(
         default="average",
         description="Float statistics such as BatchNorm's: averaged at the server, or kept by each client.",

@@ -79,11 +79,11 @@ class AsoFed:
     """Experimental. At each arrival ``x <- x + (n_i / sum n) (x_i - y_i)``, y_i being the server's copy of that client.
 
     Chen, Ning, Slawski, Rangwala, "Asynchronous Online Federated Learning for Edge Devices with Non-IID Data", IEEE
-    BigData 2020 (arXiv 1911.02134): the server's rule, with the copies x_0 at first. Not here, since the paper's text was not at
-    hand to settle them: the feature representation learning on the first layer, the clients' gradient correction and the
-    dynamic step ``max(1, log(mean delay))``. The proximal part of the clients' loss is ``training.proximal_mu`` (the
-    paper's lambda); the number of samples does not grow. The engine keeps the copies: N models of memory. A non-finite
-    update leaves copy and model as they were.
+    BigData 2020 (arXiv 1911.02134): the server's rule, with the copies x_0 at first. The clients' part is local training:
+    ``training.proximal_mu`` is the paper's lambda, ``training.gradient_decay`` its beta
+    (:mod:`desim_fl.learning.gradients`). Not here, since the paper's text was not at hand to settle them: the feature
+    representation learning on the first layer, and the dynamic step ``max(1, log(mean delay))``; nor does the number of
+    samples grow. The engine keeps the copies: N models of memory. A non-finite update leaves copy and model as they were.
     """
 
     max_staleness: int | None = None
