@@ -41,6 +41,9 @@ KEYS = {
     "control",
     "controls",
     "partial",
+    "why",
+    "abandoned",
+    "kept",
 }
 
 
@@ -80,7 +83,7 @@ def happen(ground: Playground, step: dict) -> Reply:
     if what == "ring":
         return ground.alarm(whom)
     if what == "lose":
-        return ground.lose(int(whom))
+        return ground.lose(int(whom), step.get("why", "lost"))
     if what == "stop":
         return ground.strategy.finish(ground.state, ground)
     assert what == "arrive", step
@@ -107,6 +110,8 @@ def shown(ground: Playground, reply: Reply, before: set[int]) -> dict:
         "stopped": [stop.job for stop in reply.stops if stop.how == "cancel"],
         "urged": [stop.job for stop in reply.stops if stop.how != "cancel"],
         "rejected": reply.reject,
+        "abandoned": reply.abandon,
+        "kept": [client for client, _ in reply.keep],
     }
 
 
