@@ -33,7 +33,7 @@ def a_round_world(seed: int, *, equal: bool = True) -> tuple[int, dict]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_identity_1_a_weight_of_0_and_momentum_of_0_are_fedavg(seed):
-    """FedProx with mu = 0 bit for bit, FedAvgM with beta = 0 and rate 1 and SGD at the server to 12 digits, losses included."""
+    """FedProx with mu = 0 bit for bit, FedAvgM with beta = 0 and rate 1 and SGD at the server to 12 digits, losses included; CASES LT-01."""
     chance = random.Random(seed)
     world = {
         **a_world(seed),

@@ -298,7 +298,7 @@ def test_a_transfer_waits_for_the_server(restarts, arrives):
 
 
 def test_a_crash_is_tried_again_after_the_back_off():
-    """Crashed 2 s into 4 s of computing, back-off 3 s: computing begins anew at 5 s and ends at 9 s; one retry, no loss."""
+    """Crashed 2 s into 4 s of computing, back-off 3 s: computing begins anew at 5 s and ends at 9 s; one retry, no loss, one arrival; CASES AS-05."""
     fuses = {(0, 0, 0): (2, 2 * S)}
     world = {"concurrency": 1, "stops": StopRules(max_updates=1)}
     played = play(ScriptedTrips([4]), perils=perils(fuses=fuses, max_retries=1, backoff=3 * S), **world)

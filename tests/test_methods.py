@@ -213,7 +213,7 @@ def test_a_scenario_makes_the_combination_it_names(tmp_path):
 
 
 def test_the_proximal_term_of_a_method_reaches_the_clients(tmp_path):
-    """FedProx with mu = 0 is FedAvg bit for bit in whole runs; another mu is not; [training] says it for any method."""
+    """FedProx with mu = 0 is FedAvg bit for bit in whole runs; another mu is not; [training] says it for any method; CASES LT-01."""
     base = ['strategy.partial_work="keep"', "strategy.over_selection=1.0"]
     params = {}
     for name, extra in (
