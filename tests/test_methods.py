@@ -185,12 +185,40 @@ def test_nonsense_combinations_are_refused_with_the_reason(name, overrides, said
         ("scaffold", "training.momentum=0.9", "momentum must be 0 with strategy scaffold"),
         ("scaffold", 'training.optimizer="adam"', 'optimizer must be "sgd" with strategy scaffold'),
         ("fednova", 'training.optimizer="adam"', 'optimizer must be "sgd" with strategy fednova'),
+        ("scaffold", "training.gradient_decay=0.5", "gradient_decay must not be given with strategy scaffold"),
+        ("fednova", "training.gradient_decay=0.5", "gradient_decay must not be given with strategy fednova"),
     ],
 )
 def test_local_training_that_a_method_cannot_use_is_refused(name, override, said, tmp_path):
     """SCAFFOLD's and FedNova's formulas are for plain steps: anything else names the key."""
     with pytest.raises(ScenarioError, match=said):
         load(scenarios.write(tmp_path, network_world(name)), [override])
+
+
+@pytest.mark.parametrize("override", ["training.momentum=0.9", 'training.optimizer="adam"'])
+def test_balanced_gradients_are_for_plain_sgd(override, tmp_path):
+    """Momentum and Adam beside gradient_decay are refused with the reason."""
+    with pytest.raises(ScenarioError, match="does not go with gradient_decay, whose formula is for plain sgd"):
+        load(scenarios.write(tmp_path, network_world("fedasync")), ["training.gradient_decay=0.5", override])
+
+
+def test_aso_fed_whole(tmp_path):
+    """Server rule, proximal term and balanced gradients: the clients remember across jobs, resumed or not, and it gets there."""
+    text = scenarios.QUADRATIC.replace('name = "fedbuff"\nbuffer_size = 2', 'name = "asofed"')
+    rule = ["training.proximal_mu=0.2", "training.gradient_decay=0.3"]
+    whole, plain = (scenarios.played(tmp_path, text, *more, out=f"r{len(more)}") for more in (rule, rule[:1]))
+    assert whole[1]["timeline_sha256"] == plain[1]["timeline_sha256"]
+    losses = [pl.read_parquet(folder / "metrics.parquet")["loss"] for folder, _ in (whole, plain)]
+    assert losses[0][-1] != losses[1][-1]
+    assert losses[0][-1] < losses[0][0] / 3
+
+    def make() -> Played:
+        built = build(load(scenarios.write(tmp_path, text), rule))
+        sink, evaluations = MemorySink(), []
+        engine = ResumableEngine(built.world, EventLog(sink), evaluations.append)
+        return Played(engine, sink, "", built.world.executor, evaluations)  # pyright: ignore[reportArgumentType]
+
+    assert check_resumes(make, random.Random(5).choice) >= 2
 
 
 def test_a_scenario_makes_the_combination_it_names(tmp_path):
