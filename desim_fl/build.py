@@ -227,6 +227,8 @@ def _optimized(strategy: Strategy, asked: Any, schedule: Any) -> Strategy:
 
 def _selector(scenario: Scenario, people: Population, trips: DrawnTrips) -> Selector:
     run = scenario.run
+    if run.selector is not None:
+        return preferences.foreign(run.selector, run.selector_args)
     typical = fleet.typical_s(trips, trips.usual_steps or ()) if run.selection in {"fastest", "oort"} else np.zeros(0)
     return preferences.build(
         run.selection,

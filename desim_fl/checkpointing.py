@@ -61,7 +61,7 @@ def _own_code(scenario: Scenario) -> dict[str, str]:
 
     named = (scenario.strategy, scenario.model, scenario.data)
     names = {table.name.partition(":")[0] for table in named if ":" in table.name}
-    names |= {scenario.training.task.partition(":")[0]} if scenario.training.task else set()
+    names |= {name.partition(":")[0] for name in (scenario.training.task, scenario.run.selector) if name}
     files = {name: source_file(name) for name in sorted(names)}
     return {
         f"module {name}": hashlib.sha256(Path(file).read_bytes()).hexdigest() for name, file in files.items() if file

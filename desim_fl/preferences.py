@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from desim_fl import elementary, selection
+from desim_fl import elementary, own, selection
 from desim_fl.draws import Purpose, uniform, word
+from desim_fl.errors import ScenarioError
 from desim_fl.selection import TRIES
 
 if TYPE_CHECKING:
@@ -256,6 +257,14 @@ TABLE: Mapping[str, type[Any]] = {
     "power_of_choice": PowerOfChoice,
     "oort": Oort,
 }
+
+
+def foreign(name: str, options: Mapping[str, Any]) -> Selector:
+    """Make a selector of one's own, ``"package.module:Selector"``; ScenarioError where that cannot be done."""
+    made = own.made("selector", name, own.imported("selector", name), options, ("reads_outcomes", "start", "choose"))
+    if made.reads_outcomes and not hasattr(made, "hear"):
+        raise ScenarioError(f"selector {name} says that it reads outcomes, and lacks hear(state, client, loss)")
+    return made
 
 
 class Traits(NamedTuple):

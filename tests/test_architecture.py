@@ -18,6 +18,7 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "errors": (0, set()),
     "ticks": (0, set()),
     "provenance": (0, set()),
+    "own": (1, set()),
     "algebra": (0, {"numpy"}),
     "draws": (0, {"numpy"}),
     "elementary": (0, {"numpy"}),

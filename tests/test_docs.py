@@ -37,7 +37,7 @@ def guide(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(tmp_path))
     for path in tmp_path.glob("*.py"):
         monkeypatch.delitem(sys.modules, path.stem, raising=False)
-    assert len(list(tmp_path.iterdir())) == len(shown) == 8
+    assert len(list(tmp_path.iterdir())) == len(shown) == 11
     return tmp_path
 
 
@@ -51,6 +51,7 @@ def test_what_the_guide_to_strategies_of_one_s_own_shows_works(guide):
         assert plan["timeline_sha256"] == manifest["timeline_sha256"]
         ends[path.stem] = manifest["summary"]
     assert (ends["mine"]["applied"], ends["mine"]["versions"]) == (60, 20)
+    assert ends["biggest"]["applied"] == 60
     assert (ends["clipped"]["versions"], ends["sparse"]["versions"]) == (30, 6)
     for path in sorted(guide.glob("test_*.py")):
         module = importlib.import_module(path.stem)

@@ -13,11 +13,14 @@ import pytest
 from desim_fl.algebra import Null, norm
 from desim_fl.core import Alarm, Model, Reply, Send, Stop
 from desim_fl.errors import PromiseError, ScenarioError
+from desim_fl.preferences import TABLE as SELECTORS
+from desim_fl.preferences import Traits
+from desim_fl.preferences import build as build_selector
 from desim_fl.strategies import TABLE, FedAsync, FedAvg, FedBuff, build
 from desim_fl.strategies.optimized import Optimized
 from desim_fl.strategies.optimizers import NAMES, ServerOptimizer
 from desim_fl.strategies.schedules import Cosine
-from desim_fl.testing import PROMISES, Kept, Playground, Scene, check_strategy
+from desim_fl.testing import PROMISES, SELECTOR_PROMISES, Kept, Playground, Scene, check_selector, check_strategy
 from desim_fl.testing.watching import same
 
 K2 = {"buffer_size": 2}
@@ -446,3 +449,112 @@ def test_a_busy_client_that_is_sent_to_leaves_when_it_is_back():
     assert [job.client for job in ground.jobs.values()] == [0]
     ground.arrive(0, 1.0)
     assert [(job.client, job.nth, job.version) for job in ground.jobs.values()] == [(0, 1, 2)]
+
+
+# ---- selectors
+
+
+TRAITS = Traits((5, 1, 2, 3, 4, 1, 2, 9, 1, 1, 2, 3), np.linspace(3.0, 1.0, 12))
+
+
+@pytest.mark.parametrize("name", SELECTORS)
+def test_every_selector_keeps_its_promises(name):
+    """Distinct selectable clients, pure, storable, heard of what they ask to hear."""
+    options = {"power_of_choice": {"candidates": 3}}.get(name, {})
+    built = build_selector(name, seed=3, keys=range(12), traits=TRAITS, order=[3, 1, 2, 3, 0, 11, 7], **options)
+    assert check_selector(built) == tuple(SELECTOR_PROMISES)
+
+
+@dataclass(frozen=True)
+class Lowest:
+    """Chooses the lowest numbers; what the broken ones are made from."""
+
+    reads_outcomes: bool = False
+
+    def start(self):
+        return ()
+
+    def choose(self, state, view, roster, send, number):
+        able = range(view.clients) if send.group is None else view.groups[send.group]
+        return state, tuple([client for client in able if roster.is_selectable(client)][: send.count])
+
+
+class Deaf(Lowest):
+    """Reads outcomes and has no ears."""
+
+    def __init__(self):
+        object.__setattr__(self, "reads_outcomes", True)
+
+
+class Turning(Lowest):
+    """Counts calls in itself."""
+
+    def __init__(self):
+        object.__setattr__(self, "seen", [])
+
+    def choose(self, state, view, roster, send, number):
+        self.seen.append(number)
+        return len(self.seen), Lowest.choose(self, state, view, roster, send, number)[1]
+
+
+class Writing(Lowest):
+    """Changes the list that is its state."""
+
+    def start(self):
+        return []
+
+    def choose(self, state, view, roster, send, number):
+        state.append(number)
+        return Lowest.choose(self, state, view, roster, send, number)
+
+
+class Busy(Lowest):
+    """Chooses client 0, whether it can be selected or not."""
+
+    def choose(self, state, view, roster, send, number):
+        return state, (0,)
+
+
+class Generous(Lowest):
+    """Chooses one more than asked for."""
+
+    def choose(self, state, view, roster, send, number):
+        return Lowest.choose(self, state, view, roster, send._replace(count=send.count + 1), number)
+
+
+class Groupless(Lowest):
+    """Forgets the group."""
+
+    def choose(self, state, view, roster, send, number):
+        return Lowest.choose(self, state, view, roster, send._replace(group=None), number)
+
+
+class Boxing(Lowest):
+    """Keeps its state where no checkpoint can."""
+
+    def start(self):
+        return Box(0)
+
+
+class Idle(Lowest):
+    """Chooses nobody."""
+
+    def choose(self, state, view, roster, send, number):
+        return state, ()
+
+
+@pytest.mark.parametrize(
+    ("selector", "promise", "call"),
+    [
+        (object(), "complete", "no call yet"), (Deaf(), "complete", "no call yet"), (Turning(), "pure", "call 2, choose 1"),
+        (Writing(), "unchanged", "call 2, choose 1"), (Busy(), "sound", "call 3, choose 2"), (Generous(), "sound", "call 2, choose 1"),
+        (Groupless(), "sound", 'in "even"'), (Boxing(), "storable", "call 1, start"), (Idle(), "fills", "60 calls"),
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+def test_a_selector_s_broken_promise_is_named_with_the_call(selector, promise, call):
+    """One selector for each way to go wrong."""
+    with pytest.raises(PromiseError) as caught:
+        check_selector(selector)
+    assert (caught.value.promise, call in caught.value.call) == (promise, True), caught.value
+    assert check_selector(Lowest, reads_outcomes=False)

@@ -102,6 +102,8 @@ def staleness(strategy: MethodTable) -> Iterator[Problem]:
 def settled(strategy: MethodTable, run: Run) -> Iterator[Problem]:
     """What the method itself settles of [run] must not be given."""
     reasons = strategy.settles()
+    if "selection" in reasons:
+        reasons = {**reasons, "selector": reasons["selection"]}
     for key in run.given(*reasons):
         text = f"{key} must not be given with strategy {getattr(strategy, 'name', '')}; {reasons[key]}"
         yield Problem(("run", key), text, (("strategy", "name"),))

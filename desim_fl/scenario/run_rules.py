@@ -19,6 +19,10 @@ OPEN_REASON = "an open system sends jobs out at a rate, whatever is in flight"
 
 def selections(run: Run, clients: Clients) -> Iterator[Problem]:
     """Options belong to the selection that is chosen, and must be able to have an effect."""
+    if run.selector is not None and run.given("selection"):
+        yield Problem(("run", "selector"), "selector and selection must not both be given", (("run", "selection"),))
+    if run.selector is None and run.given("selector_args"):
+        yield Problem(("run", "selector_args"), "selector_args must not be given without selector")
     for key in run.given(*type(run).model_fields):
         owner = next((name for name, prefix in SELECTION_KEYS.items() if key.startswith(prefix)), run.selection)
         if owner != run.selection:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from desim_fl.scenario.table import CLIENT_MAX, Count, Positive, Share, Table
+from desim_fl.scenario.table import CLIENT_MAX, Args, Count, CustomName, Positive, Share, Table
 
 SEED_MAX = 2**64 - 1
 ADDRESS = r"^(auto|(ray://)?[^\s/:]+:[0-9]{1,5}|(ray://)?\[[0-9a-fA-F:.]+\]:[0-9]{1,5})$"  # of a Ray cluster
@@ -38,6 +38,10 @@ class Run(Table):
         default=None,
         description='Client numbers in the order to send them out. Only with selection = "order", and there required.',
     )
+    selector: CustomName | None = Field(
+        default=None, description='Your own selector, instead of selection: "package.module:Selector".'
+    )
+    selector_args: Args = Field(default={}, description="Keyword arguments of selector: TOML values, no dates.")
     poc_candidates: Cohort = Field(
         default=10, description="Of power_of_choice: how many candidates are drawn, by data, for a dispatch."
     )
@@ -95,8 +99,10 @@ class Run(Table):
     def idle(self) -> frozenset[str]:
         """Return the options of selections that are not chosen, and what an open system, or no patience, has no use for."""
         open_system = ("concurrency", "dispatch") if self.arrivals is not None else ()
+        chosen = ("selector_args",) if self.selector is None else ("selection",)
         return (
             frozenset(open_system)
+            | frozenset(chosen)
             | frozenset({"monitor"} if self.patience is None else ())
             | frozenset(
                 key
