@@ -176,6 +176,47 @@ def test_everything_that_may_befall_a_job_is_met():
     assert met >= RARE, sorted(RARE - met)
 
 
+class Ear:
+    """A strategy in front of another one: notes of which job it hears, and how."""
+
+    def __init__(self, inner):
+        self.inner, self.heard = inner, []
+
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
+
+    def arrive(self, state, view, update):
+        """Hear of an arrival."""
+        self.heard.append(update.job.id)
+        return self.inner.arrive(state, view, update)
+
+    def lose(self, state, view, loss):
+        """Hear of a loss, or of what the engine turned away."""
+        self.heard.append(loss.job.id)
+        return self.inner.lose(state, view, loss)
+
+
+def test_a_strategy_hears_of_each_job_once():
+    """In any weather: whatever arrived, was turned away or was lost is told once; what it cancelled, or came again, never; CASES AS-05."""
+    told, met = 0, set()
+    for seed in range(120):
+        played = world_of(*a_world(random.Random(seed).choice))
+        consultation = played.engine._strategy
+        ear = consultation._strategy = Ear(consultation._strategy)
+        try:
+            played.engine.run()
+        except StalledError:
+            assert len(set(ear.heard)) == len(ear.heard)
+            continue
+        landed = [(kind, job) for _, kind, _, job, *_ in played.sink.tuples() if kind in {"arrive", "lose"}]
+        assert len(set(ear.heard)) == len(ear.heard)
+        assert sorted(ear.heard) == sorted(job for _, job in landed)
+        told += len(ear.heard)
+        met |= {row[1] for row in played.sink.tuples()}
+    assert told > 1000
+    assert met >= {"arrive", "reject", "lose", "cancel", "late", "duplicate", "retry", "overdue"}
+
+
 # ---- by hand, in seconds
 
 
