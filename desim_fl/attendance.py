@@ -246,8 +246,3 @@ class Attendance(Roster):
         came = clients[comes == 1]
         np.frombuffer(self._since, np.int64)[came] = np.arange(self._frees + 1, self._frees + 1 + len(came))
         self._frees += len(came)
-
-
-def roster(source: Availability | None, count: int, clock: Callable[[], int]) -> Roster:
-    """The roster of so many clients; ``source`` says when they are online (``None`` = always)."""
-    return Roster(count) if source is None else Attendance(source, count, clock)

@@ -8,40 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from desim_fl.errors import LawError, RefusedError
+from desim_fl.errors import RefusedError
 from desim_fl.flight import Flying, whole_trip
-from desim_fl.population import Roster
 
 if TYPE_CHECKING:
     from desim_fl.core import Job, Trip
-
-
-class DeepRoster(Roster):
-    """A roster of clients that may have up to ``depth`` open jobs; selectable until they have."""
-
-    __slots__ = ("_depth", "_load")
-
-    def __init__(self, count: int, depth: int) -> None:
-        super().__init__(count)
-        self._depth, self._load = depth, np.zeros(count, np.int64)
-
-    def take(self, client: int) -> None:
-        """Give a client one more job; LawError if it has as many as it may."""
-        self._load[client] += 1
-        if self._load[client] == self._depth:
-            super().take(client)
-        elif self._load[client] > self._depth:
-            raise LawError(f"client {client} was sent out although its queue of {self._depth} jobs was full")
-
-    def free(self, client: int) -> None:
-        """Take note that a client has one job less; LawError if it had none."""
-        if self._load[client] == self._depth:
-            super().free(client)
-        elif not self._load[client]:
-            raise LawError(f"client {client} was freed although it had no job")
-        self._load[client] -= 1
 
 
 class Backlogs:

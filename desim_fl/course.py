@@ -129,6 +129,15 @@ def course(
     return _Walk(attempt, rules, after, outage).walk()
 
 
+def never_through(left: int, times: int) -> StalledError:
+    """A job is interrupted again and again, and nothing would ever end that."""
+    return StalledError(
+        f"a job that began at t = {left / 1e6} s is interrupted {times} times without ending; "
+        'choose longer windows in [availability] or shorter legs, failures.interrupted_transfers = "resume", '
+        "or set run.max_time_s"
+    )
+
+
 def _place(came: set[int], station: Station) -> tuple[int, int]:
     """Where a row stands among those of its job: a halt in the instant of a come follows it, as its cause."""
     behind = station.kind == Kind.HALT and station.tick in came
@@ -301,8 +310,4 @@ class _Walk:
         if self.tick > self.rules.horizon:
             self.lost = (ARRIVAL, "beyond the end")
         elif len(self.pieces) > _MOST_PIECES:
-            raise StalledError(
-                f"a job that began at t = {self.attempt.left / 1e6} s is interrupted {_MOST_PIECES} times without ending; "
-                'choose longer windows in [availability] or shorter legs, failures.interrupted_transfers = "resume", '
-                "or set run.max_time_s"
-            )
+            raise never_through(self.attempt.left, _MOST_PIECES)

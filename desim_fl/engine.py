@@ -78,7 +78,7 @@ class Engine:
         self._strategy = (Decisions if world.strategy.reads_outcomes else Consultation)(world.strategy, self._view)
         self.readings = Readings()
         self.premises = furnish(self, self._view, self._depart)
-        self.roster, self.desk, self._journeys, self.traffic, self.server, self._beyond, self._recalls = self.premises
+        self.roster, self.desk, self._absences, self.roads, self.server, self._beyond, self._recalls = self.premises
         self._roster, self._desk = self.roster, self.desk
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] | None = None
@@ -97,8 +97,8 @@ class Engine:
         self._attended = not idle  # whether anybody wants to know of landings
         self._arrival = [self.on_arrival if self.server is None else self.server.receive]  # handlers, for all flights
         self._loss = [self.on_loss]
-        self._early, self.monitored = watched(self, self._evaluator)
-        self._collect = world.executor.collect if self._early is None else self._early.collect
+        self.early, self.monitored = watched(self, self._evaluator)
+        self._collect = world.executor.collect if self.early is None else self.early.collect
         log.tally = self._tally
 
     def _tally(self, batch: Batch) -> None:
@@ -147,7 +147,7 @@ class Engine:
 
     def _goes_on(self) -> bool:
         """Whether anything but evaluations is still to come."""
-        awaited = self._journeys is not None and self._journeys.awaits
+        awaited = self._absences is not None and self._absences.awaits
         endless = self.world.stops.max_ticks is not None or self.world.arrivals is not None
         return bool(self.flights or self._alarms or awaited or endless)
 
@@ -210,7 +210,7 @@ class Engine:
     def _examine(self, flying: Flying, outcome: Outcome) -> None:
         """Check what the timeline took for granted, and store the client's memory."""
         examples = self.world.sizes[flying.job.client]
-        if (outcome.stopped and self._early is None) or outcome.steps != flying.steps or outcome.examples != examples:
+        if (outcome.stopped and self.early is None) or outcome.steps != flying.steps or outcome.examples != examples:
             raise unlike_the_plan(flying.job, outcome, flying.steps, examples, self.world.executor.name)
         self._memories[flying.job.client] = outcome.memory
 
@@ -249,9 +249,9 @@ class Engine:
         """Check what must hold after every event."""
         in_flight = len(self.flights)
         self.ledger.check(self.model.version, in_flight)
-        if self._journeys is not None:
-            in_flight -= len(self._journeys.overdue)
-            self._journeys.look_out()
+        if self._absences is not None:
+            in_flight -= len(self._absences.overdue)
+            self._absences.look_out()
         if in_flight > self.world.concurrency and not self._desk.explicit:
             raise LawError(f"{in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
 
@@ -316,8 +316,8 @@ class Engine:
             return  # taken back, or set anew
         del self._alarms[name]
         self.now = int(self._env.now)
-        if self._journeys is not None:
-            self._journeys.look_round()
+        if self._absences is not None:
+            self._absences.look_round()
         if self.now != self._instant:
             self._instant, self._events, self._crowd = self.now, 0, {}
         self._events += 1
@@ -425,5 +425,5 @@ class Engine:
             self.log.legs(client, number, flying.legs())
         if self._submit is not None:
             self._submit(job, ends)
-        if self._early is not None:
-            self._early.watch(flying)
+        if self.early is not None:
+            self.early.watch(flying)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # Classes of an instant, in the order in which they are played. Ends of legs are placed by the event log.
 LEG_END, ARRIVAL, LEAVE, COME, ALARM, EVALUATION, END = 0, 1, 2, 3, 4, 5, 6
 NUMBER_BITS = 48
+BETWEEN = 1 << (NUMBER_BITS - 1)  # added to a number of class 0: behind all ends of legs of the instant
 
 
 class Pace(NamedTuple):
@@ -58,6 +59,7 @@ class Flying(simpy.Event):
     """
 
     job: Job
+    received = False  # whether the server has it, and only takes its time
     __slots__ = ("callbacks", "ends", "job", "left", "lost", "steps", "trip")
     _ok, _value = True, None
 

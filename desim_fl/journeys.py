@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from desim_fl.attendance import Attendance
 from desim_fl.availability import NEVER, Window
-from desim_fl.complaints import nobody_comes
 from desim_fl.core import Trip
 from desim_fl.course import COMPUTE, CRASHES, DOWNLOAD, OUTAGE, UPLOAD, WAIT, Attempt, Course, Rules, course
 from desim_fl.failures import Accidents, Failures, Perils
@@ -21,12 +20,14 @@ from desim_fl.flight import ARRIVAL, COME, LEAVE, NUMBER_BITS, Due, Flying, Pace
 from desim_fl.records import Kind
 
 if TYPE_CHECKING:
-    from desim_fl.core import Job
+    from collections.abc import Callable
 
-TIMEOUT, IGNORED = "timeout", "too late"
-_RETRIED = (*CRASHES, OUTAGE)
+    from desim_fl.absences import Absences
+    from desim_fl.core import Job
+    from desim_fl.world import World
+
+RETRIED = (*CRASHES, OUTAGE)
 _ALWAYS = Window(0, NEVER, 0)
-_MOST_CALLS = 100_000
 
 
 class Voyage(Flying):
@@ -106,10 +107,16 @@ class Voyage(Flying):
         return self.attempt.leg + sum(tick <= now for _, tick in self.course.reached)
 
 
-class Journeys:
-    """Every job of one engine on its way. ``overdue`` are jobs in flight that the server no longer waits for."""
+def drawn_again(world: World, job: Job, steps: int, retry: int) -> Trip | None:
+    """The trip of a retry, drawn anew; ``None`` where trips do not draw: then it takes as long again."""
+    again: Any = getattr(world.trips, "again", None)
+    return None if again is None else again(job.client, job.nth, steps, retry)
 
-    def __init__(self, engine: Any) -> None:
+
+class Journeys:
+    """Every job of one engine on its way; ``received`` is called with those that have reached the server."""
+
+    def __init__(self, engine: Any, absences: Absences, received: Callable[[Any], None]) -> None:
         perils = engine.world.perils or Perils()
         self._engine, self._env = engine, engine.env
         self._attendance = engine.roster if isinstance(engine.roster, Attendance) else None
@@ -117,10 +124,7 @@ class Journeys:
         self._rules: Rules = perils.rules._replace(horizon=NEVER if limit is None else limit)
         self._outage = (lambda _: (NEVER, NEVER)) if perils.outages is None else perils.outages.since
         self._failures: Failures | None = perils.failures
-        self.overdue: dict[int, None] = {}
-        self._strays: dict[int, tuple[Voyage, int]] = {}  # given up, and when; their clients go on
-        self._comer: Due | None = None
-        self._calls = 0  # comers in a row who filled nothing
+        self._absences, self._received = absences, received
 
     # ---- setting out
 
@@ -160,8 +164,8 @@ class Journeys:
         engine.flights[job.id] = voyage
         voyage.passed = passed
         self._pass(voyage)
-        timeout = None if self._failures is None else self._failures.timeout
-        if timeout is not None and attempt.left <= born + timeout < found.ends and job.id not in self.overdue:
+        timeout = self._absences.timeout
+        if timeout is not None and attempt.left <= born + timeout < found.ends and job.id not in self._absences.overdue:
             Due(self._env, self._on_timeout, voyage, ARRIVAL, job.id, born + timeout - now)
         return voyage
 
@@ -172,9 +176,9 @@ class Journeys:
 
     def _handler(self, found: Course, attempt: Attempt) -> Any:
         if found.why is None:
-            return self._on_arrival
+            return self._received
         most = 0 if self._failures is None else self._failures.max_retries
-        return self._on_retry if found.why in _RETRIED and attempt.retry < most else self._on_loss
+        return self._on_retry if found.why in RETRIED and attempt.retry < most else self._on_loss
 
     # ---- on the way
 
@@ -204,17 +208,12 @@ class Journeys:
     def _under_way(self, voyage: Voyage) -> bool:
         return voyage.job is not None and self._engine.flights.get(voyage.job.id) is voyage
 
-    def _drawn_again(self, job: Job, steps: int, retry: int) -> Trip | None:
-        """The trip of a retry, drawn anew; ``None`` where trips do not draw: then it takes as long again."""
-        again: Any = getattr(self._engine.world.trips, "again", None)
-        return None if again is None else again(job.client, job.nth, steps, retry)
-
     def drawn(self, voyage: Voyage) -> Trip:
         """The trip of an attempt with all the steps that the job was sent out with."""
         job, retry = voyage.job, voyage.attempt.retry
         if voyage.steps == job.work.steps:
             return voyage.plan
-        whole = self._drawn_again(job, job.work.steps or 0, retry) if retry else None
+        whole = drawn_again(self._engine.world, job, job.work.steps or 0, retry) if retry else None
         return whole or self._engine.world.trips.trip(job.client, job.nth, job.work)
 
     def shorten(self, voyage: Voyage, steps: int, trip: Trip) -> Voyage:
@@ -228,31 +227,18 @@ class Journeys:
 
     # ---- ends
 
-    def _on_arrival(self, voyage: Voyage) -> None:
-        engine, job = self._engine, voyage.job
-        self._land(job.id)
-        paused = voyage.spent(voyage.ends)[4]
-        if paused:
-            engine.usage.pause(job.client, paused)
-        engine.on_arrival(voyage)
-        again = None if self._failures is None else self._failures.copies(job.client, job.nth)
-        if again is not None:
-            Due(self._env, self._on_copy, (job.client, job.id, voyage.attempt.sizes[1]), ARRIVAL, job.id, again)
-
-    def _on_copy(self, event: Due) -> None:
-        """An update is delivered once more: a row, and its bytes; nobody is told."""
-        engine, (client, job, size) = self._engine, event.subject
-        engine.now = int(self._env.now)
-        engine.log.block(engine.now)
-        engine.log.row(Kind.DUPLICATE, client, job, engine.model.version, reason="delivered again", size=size)
-
     def _on_loss(self, voyage: Voyage) -> None:
         engine, job = self._engine, voyage.job
-        self._land(job.id)
+        self._absences.land(job.id)
         if voyage.course.order == LEAVE:
             engine.log.block(voyage.ends)
             engine.log.row(Kind.LEAVE, job.client, job.id, engine.model.version)
         engine.on_loss(voyage)
+
+    def _on_timeout(self, event: Due) -> None:
+        voyage: Voyage = event.subject
+        if self._under_way(voyage) and self._absences.expire(voyage):
+            voyage.callbacks = [self._absences.end_stray]
 
     def _on_retry(self, voyage: Voyage) -> None:
         """An attempt failed; the leg it failed in and those after it are drawn anew, after the back-off."""
@@ -261,7 +247,7 @@ class Journeys:
         engine.usage.spend(voyage, now)
         retry = voyage.attempt.retry + 1
         failures: Any = self._failures
-        plan = self._drawn_again(job, voyage.steps, retry) or voyage.plan
+        plan = drawn_again(self._engine.world, job, voyage.steps, retry) or voyage.plan
         legs = (plan.download, plan.wait or 0, plan.compute, plan.upload)
         attempt = Attempt(
             now, legs, voyage.attempt.sizes, found.window, found.leg, retry,
@@ -273,97 +259,3 @@ class Journeys:
         size = following.course.down
         engine.log.row(Kind.RETRY, job.client, job.id, engine.model.version, reason=voyage.lost, size=size)
         engine.log.legs(job.client, job.id, following.placed(following.legs()))
-
-    # ---- what the server does not wait for
-
-    def _on_timeout(self, event: Due) -> None:
-        """The server gives a job up, or only its place."""
-        voyage: Voyage = event.subject
-        if not self._under_way(voyage):
-            return
-        engine, job, now = self._engine, voyage.job, int(self._env.now)
-        failures: Any = self._failures
-        if self._attendance is not None:
-            self._attendance.advance(2 * now)
-        if failures.late == "ignore":
-            voyage.callbacks = [self._on_stray]
-            self._strays[job.id] = voyage, now
-            engine.log.block(now)
-            engine.log.cut(job.id)
-            engine.lose(voyage, now, TIMEOUT, free=False)
-            voyage.job = job._replace(params=None, buffers=None, extra=None, memory=None)  # let the version go
-            return
-        engine.now = now
-        self.overdue[job.id] = None
-        engine.log.block(now)
-        engine.log.row(Kind.OVERDUE, job.client, job.id, engine.model.version, reason=TIMEOUT)
-        if not engine.desk.explicit:
-            engine.desk.serve(None, 1, at_once=True, published=False)
-        engine.balance()
-
-    def _on_stray(self, voyage: Voyage) -> None:
-        """A client is through with a job that the server had given up."""
-        engine, job, now = self._engine, voyage.job, voyage.ends
-        engine.now = now
-        _, since = self._strays.pop(job.id)
-        engine.usage.overrun(job.client, now - since)
-        engine.roster.free(job.client)
-        engine.log.block(now)
-        size = voyage.sent_up(now) - voyage.sent_up(since)
-        engine.log.row(Kind.LATE, job.client, job.id, engine.model.version, reason=voyage.lost or IGNORED, size=size)
-        engine.desk.serve(None, 0, at_once=True, published=False)
-        engine.balance()
-
-    def _land(self, job: int) -> None:
-        if self.no_longer_overdue(job) and not self._engine.desk.explicit:
-            self._engine.desk.owe()
-
-    def no_longer_overdue(self, job: int) -> bool:
-        """Forget that a job is overdue; whether it was."""
-        return job in self.overdue and self.overdue.pop(job) is None
-
-    def close(self, now: int) -> None:
-        """Count what clients still do in vain at the end."""
-        for voyage, since in self._strays.values():
-            self._engine.usage.overrun(voyage.job.client, now - since)
-
-    # ---- places that wait for somebody to come
-
-    @property
-    def awaits(self) -> bool:
-        """Whether a place waits for a client that will come."""
-        return self._comer is not None
-
-    def look_round(self) -> None:
-        """Before somebody may be chosen after the comers of this instant: see who has come."""
-        if self._attendance is not None:
-            self._attendance.advance(2 * self._engine.now + 1)
-
-    def look_out(self) -> None:
-        """Where places stay open, wake up when the next client comes."""
-        desk = self._engine.desk
-        if self._attendance is None or not desk.open_places or self._engine.why is not None:
-            self._comer, self._calls = None, 0
-            return
-        following = self._attendance.next_comer(last=not desk.takes_anybody)
-        if following is None:
-            self._comer = None
-        elif self._comer is None or self._comer.subject != following:
-            tick, client = following
-            key = 2 * client + 1  # behind the row of its own come, if it has an open job
-            self._comer = Due(self._env, self._on_comer, following, COME, key, tick - int(self._env.now))
-
-    def _on_comer(self, event: Due) -> None:
-        if event is not self._comer:
-            return
-        engine, (tick, client) = self._engine, event.subject
-        self._comer = None
-        engine.now = tick
-        self._attendance.admit(tick, client)  # pyright: ignore[reportOptionalMemberAccess]
-        engine.log.block(tick)
-        before = engine.ledger.dispatched
-        engine.desk.serve(None, 0, at_once=True, published=False)
-        self._calls = self._calls + 1 if engine.ledger.dispatched == before and not engine.flights else 0
-        if self._calls > _MOST_CALLS and engine.world.stops.max_ticks is None:
-            raise nobody_comes(self._calls, tick)
-        engine.balance()

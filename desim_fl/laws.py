@@ -63,7 +63,9 @@ class Audit:
     settled: int = 0
     bases: int = 0
     overdue: set[int] = field(default_factory=set)  # open jobs whose places may be filled
-    given_up: dict[int, int] = field(default_factory=dict)  # client -> its lost job, until it is sent out again
+    given_up: dict[int, set[int]] = field(
+        default_factory=dict
+    )  # client -> its lost jobs, until it may be sent out again
     last: Row | None = None
     waits: bool | None = None  # whether the latest job to end computing had a started row
 
@@ -119,7 +121,8 @@ class Audit:
             yield f"the client still has job {', '.join(map(str, mine))} open"
         self.open[row.job] = OpenJob(row.client, row.version)
         mine.append(row.job)
-        self.given_up.pop(row.client, None)
+        if self.queue == 1:
+            self.given_up.pop(row.client, None)
         self.bases += row.version
         self.aged += self.version - row.version
         waited_for = len(self.open) - len(self.overdue)
@@ -161,7 +164,7 @@ class Audit:
             if job.leg != "computed":
                 yield f"the job arrived after its leg {job.leg}, without computed"
         elif row.kind == "lose":
-            self.given_up[row.client] = row.job
+            self.given_up.setdefault(row.client, set()).add(row.job)
 
     def _on_the_way(self, row: Row) -> Iterator[str]:
         """A client leaves or comes, a job stands still or goes on, is retried or no longer waited for."""
@@ -181,8 +184,10 @@ class Audit:
 
     def _afterwards(self, row: Row) -> Iterator[str]:
         """A job ends that had been given up, or an update is delivered once more."""
-        if row.kind == "late" and self.given_up.pop(row.client, None) != row.job:
+        mine = self.given_up.get(row.client, set())
+        if row.kind == "late" and row.job not in mine:
             yield "a late end must be that of a job of this client that was lost, before it is sent out again"
+        mine.discard(row.job)
         if row.kind == "duplicate" and (row.job in self.open or not 0 <= row.job < self.counts.get("dispatch", 0)):
             yield "a second delivery needs a first one"
 

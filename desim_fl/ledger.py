@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 
 from desim_fl.errors import LawError
-from desim_fl.records import OTHERS_UP, Kind
+from desim_fl.records import OTHERS_DOWN, OTHERS_UP, Kind
 
 if TYPE_CHECKING:
     from desim_fl.records import Batch
@@ -82,7 +82,7 @@ class Ledger:
         self.settled_staleness += int(staleness[landed].sum())
         self.base_versions += int(version[sent].sum() - (version - staleness)[landed].sum())
         self.logged_in_flight += int(sent.sum() - landed.sum())
-        self.bytes_down += int(batch.records["bytes"][sent | (kind == Kind.RETRY)].sum())
+        self.bytes_down += int(batch.records["bytes"][sent | np.isin(kind, OTHERS_DOWN)].sum())
         self.bytes_up += int(batch.records["bytes"][came | np.isin(kind, OTHERS_UP)].sum())
         for name, counted in (
             ("retries", Kind.RETRY),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -9,7 +10,7 @@ import polars as pl
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
-    from desim_fl.traffic import Road
+    from desim_fl.roads import Road
 
 SERVER = -1  # in the column ``region``
 SCHEMA: dict[str, Any] = {
@@ -23,6 +24,8 @@ SCHEMA: dict[str, Any] = {
     "full_s": pl.Float64,  # at capacity
 }
 _CLOSE = 1e-6
+_DOWN = ("dispatch", "retry", "halt", "leave")  # rows with bytes that go down
+_UP = ("arrive", "lose", "cancel", "late")
 
 
 def table(roads: Iterable[Road], ticks: int) -> pl.DataFrame:
@@ -87,17 +90,32 @@ def _gaps(name: str, links: pl.DataFrame, seconds: float) -> Iterator[str]:
             yield f"the table links does not follow {name}, region {region}, without gaps from 0"
 
 
-def _moved(events: pl.DataFrame, name: str) -> tuple[int, int]:
-    """Bytes whose transfer has ended, and at most those of transfers that were broken off or are under way."""
-    kinds = pl.col("kind").cast(pl.String)
-    sizes = events.filter(kinds == "dispatch").select("job", "bytes")
-    done = events.filter(kinds == ("downloaded" if name == "egress" else "arrive"))
-    if name == "egress":
-        through = _sum(sizes.join(done.select("job"), on="job"))
-        return through, _sum(sizes) - through
-    begun = len(events.filter(kinds == "computed")) - len(done)
-    return _sum(done), begun * max([0, *done["bytes"].to_list(), *sizes["bytes"].to_list()])
+def _moved(events: pl.DataFrame, name: str) -> tuple[int, float]:
+    """Bytes that must have been carried, and at most those of transfers that were broken off or are under way."""
+    events = events.with_columns(kind=pl.col("kind").cast(pl.String))
+    return _moved_down(events) if name == "egress" else _moved_up(events)
+
+
+def _moved_down(events: pl.DataFrame) -> tuple[int, float]:
+    """Whole models; a dispatch counts one, and what has to go down once more stands in the row that says why."""
+    sizes = events.filter(pl.col("kind").is_in(_DOWN)).select("job", "bytes")
+    through = _sum(sizes.join(events.filter(pl.col("kind") == "downloaded").select("job"), on="job", how="semi"))
+    return through, _sum(sizes) - through
+
+
+def _moved_up(events: pl.DataFrame) -> tuple[int, float]:
+    """Rows that end a job say all that went up; a job without one may have sent an update as often as it stood still, and once."""
+    up = events.filter(pl.col("kind").is_in(_UP))
+    gave_up = pl.col("kind").eq("lose") & pl.col("reason").eq("timeout").fill_null(value=False)
+    strays = events.filter(gave_up).join(events.filter(pl.col("kind") == "late"), on="job", how="anti")
+    if len(strays):  # they go on, and nothing is written about them
+        return _sum(up), math.inf
+    computed = events.filter(pl.col("kind") == "computed").select("job").unique()
+    open_jobs = computed.join(up, on="job", how="anti")
+    stood = events.filter(pl.col("kind").is_in(["halt", "leave", "retry"])).join(open_jobs, on="job", how="semi")
+    size = max([0, *events.filter(pl.col("kind") == "dispatch")["bytes"].to_list()])
+    return _sum(up), (len(open_jobs) + len(stood)) * size + len(up)
 
 
 def _sum(table: pl.DataFrame) -> int:
-    return int(table["bytes"].sum())
+    return int(table["bytes"].sum() or 0)

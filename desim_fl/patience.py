@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from desim_fl.flight import END, Due, Flying, fate, pace
+from desim_fl.flight import END, LEG_END, Due, Flying, fate, pace
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from desim_fl.core import Job, Outcome, Score
     from desim_fl.evaluation import Evaluator
     from desim_fl.eventlog import EventLog
+    from desim_fl.flight import Pace
     from desim_fl.world import Monitor
-
-LEG_END = 0
 
 
 class Best(NamedTuple):
@@ -97,34 +96,47 @@ class LocalPatience:
 
     def watch(self, flying: Flying) -> None:
         """Look at a job for the first time at the first epoch that it can stop after."""
-        self._next(flying, self._patience + 1)
+        self._next(flying, 0)
 
     def collect(self, job: Job, steps: int) -> Outcome:
         """Collect a job's outcome, which says that it stopped if it did, also where it was trained again for so many steps."""
         return self._engine.world.executor.collect(job, steps)._replace(stopped=job.id in self.stopped)
 
-    def _next(self, flying: Flying, epoch: int) -> None:
+    def following(self, flying: Flying, laid_out: Pace, asked: int) -> tuple[int, int, int] | None:
+        """The epoch after which a job is asked next, its last step, and ticks of computing up to that; ``None`` = not again."""
+        epoch = max(self._patience, asked) + 1
+        steps = epoch * laid_out.epoch
+        if steps >= flying.steps:
+            return None
+        return epoch, steps, laid_out.end(steps, flying.job.work.steps or 0, rested=False)
+
+    def stops(self, job: Job, steps: int) -> bool:
+        """Ask a job whether its training ended after so many steps."""
+        engine = self._engine
+        stopped = bool(engine.readings.read(float(engine.world.executor.stopped(job, steps))))
+        if stopped:
+            self.stopped.add(job.id)
+        return stopped
+
+    def _next(self, flying: Flying, asked: int) -> None:
         """Set the event of an epoch's end, unless the job is over by then anyway."""
         engine, job = self._engine, flying.job
-        laid_out = pace(engine.world, flying)
-        steps, planned = epoch * laid_out.epoch, job.work.steps or 0
-        if steps >= flying.steps:
+        following = self.following(flying, pace(engine.world, flying), asked)
+        if following is None:
             return
-        compute = laid_out.end(steps, planned, rested=False)
-        tick, now = flying.started + compute, int(engine.env.now)
+        tick, now = flying.started + following[2], int(engine.env.now)
         if flying.lost is None or tick <= flying.ends:
-            Due(engine.env, self._on_epoch, (flying, job, epoch, steps, compute), LEG_END, job.id, max(0, tick - now))
+            Due(engine.env, self._on_epoch, (flying, job, following), LEG_END, job.id, max(0, tick - now))
 
     def _on_epoch(self, event: Due) -> None:
-        flying, job, epoch, steps, compute = event.subject
-        engine = self._engine
-        if engine.flights.get(job.id) is not flying:  # it landed, or ends otherwise by now
+        flying, job, (epoch, steps, compute) = event.subject
+        if self._engine.flights.get(job.id) is not flying:  # it landed, or ends otherwise by now
             return
         job = flying.job  # after a resume it has its parameters again
-        if engine.readings.read(float(engine.world.executor.stopped(job, steps))):
+        if self.stops(job, steps):
             self._end(flying, job, steps, compute)
         else:
-            self._next(flying, epoch + 1)
+            self._next(flying, epoch)
 
     def _end(self, flying: Flying, job: Job, steps: int, compute: int) -> None:
         """End a job's compute leg here; what comes after it follows."""
@@ -137,4 +149,3 @@ class LocalPatience:
         shorter = Flying(engine.env, engine.handlers(lost), now, job, trip, flying.left, steps, ends, lost)
         engine.flights[job.id] = shorter
         engine.log.legs(job.client, job.id, tuple(end for end in shorter.legs() if end[0] not in behind))
-        self.stopped.add(job.id)

@@ -4,33 +4,36 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from desim_fl.attendance import roster
-from desim_fl.backlog import Backlogs, DeepRoster
+from desim_fl.absences import Absences
+from desim_fl.backlog import Backlogs
 from desim_fl.dispatch import Desk
 from desim_fl.journeys import Journeys
+from desim_fl.loads import roster
 from desim_fl.opening import OpenDesk, Stream
 from desim_fl.recall import Recalls
 from desim_fl.server import Server
-from desim_fl.traffic import Traffic
+from desim_fl.transit import Transit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from desim_fl.population import Roster
+    from desim_fl.roads import Road
     from desim_fl.view import LiveView
+    from desim_fl.world import World
 
 
 class Premises(NamedTuple):
     """The parts; ``None`` where a world has no need of one.
 
-    ``journeys`` play what befalls jobs on the way, ``traffic`` transfers that share links, ``server`` one that takes time;
-    ``beyond`` sends jobs on their way where that takes more than one event known at dispatch.
+    ``absences`` are there where clients leave and jobs fail, ``server`` is one that takes time, ``roads`` are links that
+    transfers share; ``beyond`` sends jobs on their way where that takes more than one event known at dispatch.
     """
 
     roster: Roster
     desk: Desk
-    journeys: Journeys | None
-    traffic: Traffic | None
+    absences: Absences | None
+    roads: list[Road]
     server: Server | None
     beyond: Any
     recalls: Recalls
@@ -42,7 +45,7 @@ class Premises(NamedTuple):
 
     def close(self, now: int) -> None:
         """Close what keeps accounts of its own."""
-        for part in (self.journeys, self.server):
+        for part in (self.absences, self.server):
             if part is not None:
                 part.close(now)
 
@@ -50,17 +53,33 @@ class Premises(NamedTuple):
 def furnish(engine: Any, view: LiveView, depart: Callable[..., None]) -> Premises:
     """Make the parts that an engine's world asks for."""
     world = engine.world
-    depth = world.client_queue
-    free = roster(world.availability, len(world.sizes), lambda: engine.now)
-    free = free if depth == 1 else DeepRoster(len(world.sizes), depth)
+    free = roster(world.availability, len(world.sizes), world.client_queue, lambda: engine.now)
     desk = (Desk if world.arrivals is None else OpenDesk)(world, view, engine.dispatches, depart, free)
     engine.roster, engine.desk = free, desk  # the other parts look for them there
     troubled = world.availability is not None or world.perils is not None
-    journeys = Journeys(engine) if troubled else None
-    traffic = None if world.shared is None else Traffic(engine)
-    server = None if world.server is None else Server(engine)
-    beyond = traffic or journeys or (Backlogs(engine) if depth > 1 else None)
-    return Premises(free, desk, journeys, traffic, server, beyond, Recalls(engine, traffic, journeys))
+    absences = Absences(engine) if troubled else None
+    hand_over = engine.on_arrival if absences is None else absences.arrive
+    server = None if world.server is None else Server(engine, hand_over)
+    beyond = _beyond(engine, absences, hand_over if server is None else server.receive)
+    roads = beyond.roads if isinstance(beyond, Transit) else []
+    return Premises(free, desk, absences, roads, server, beyond, Recalls(engine, beyond, absences))
+
+
+def _beyond(engine: Any, absences: Absences | None, received: Callable[[Any], None]) -> Any:
+    """Who sends jobs on their way; ``None`` where each is one event, known at its dispatch."""
+    world = engine.world
+    if leg_by_leg(world):
+        return Transit(engine, absences, received)
+    if absences is not None:
+        return Journeys(engine, absences, received)
+    return Backlogs(engine) if world.client_queue > 1 else None
+
+
+def leg_by_leg(world: World) -> bool:
+    """Whether jobs must be played leg by leg: transfers share links, or two things that others decide come together."""
+    troubled = world.availability is not None or world.perils is not None
+    several = (troubled, world.client_queue > 1, world.patience is not None)
+    return world.shared is not None or sum(several) > 1
 
 
 def open_up(engine: Any) -> None:

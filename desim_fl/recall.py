@@ -6,23 +6,20 @@ from typing import TYPE_CHECKING, Any
 
 from desim_fl.errors import RefusedError, RunError
 from desim_fl.flight import Flying, curtailed, fate
-from desim_fl.journeys import Voyage
 from desim_fl.records import Kind
-from desim_fl.traffic import Underway
 
 if TYPE_CHECKING:
+    from desim_fl.absences import Absences
     from desim_fl.core import Stop, Trip
-    from desim_fl.journeys import Journeys
-    from desim_fl.traffic import Traffic
 
 
 class Recalls:
     """Ends jobs of one engine early."""
 
-    __slots__ = ("_engine", "_journeys", "_traffic")
+    __slots__ = ("_absences", "_beyond", "_engine")
 
-    def __init__(self, engine: Any, traffic: Traffic | None, journeys: Journeys | None) -> None:
-        self._engine, self._traffic, self._journeys = engine, traffic, journeys
+    def __init__(self, engine: Any, beyond: Any, absences: Absences | None) -> None:
+        self._engine, self._beyond, self._absences = engine, beyond, absences
 
     def end(self, stop: Stop) -> int:
         """Cancel a running job or move its report forward; returns how many places become free at once."""
@@ -48,13 +45,13 @@ class Recalls:
         engine.log.cut(job.id)
         engine.log.row(Kind.CANCEL, job.client, job.id, version, version - job.version, size=sent)
         engine.world.executor.release(job)
-        overdue = self._journeys is not None and self._journeys.no_longer_overdue(job.id)
+        overdue = self._absences is not None and self._absences.no_longer_overdue(job.id)
         return 0 if overdue else 1
 
     def _report_early(self, flying: Flying, how: str) -> None:
         """Let a job report what it has at its next epoch or step boundary, or now."""
         engine, job, now = self._engine, flying.job, self._engine.now
-        drawn = self._journeys.drawn(flying) if self._journeys is not None and isinstance(flying, Voyage) else None
+        drawn = None if self._beyond is None or flying.received else self._beyond.drawn(flying)
         steps, trip = curtailed(engine.world, flying, now, how, drawn)
         if steps == flying.steps:
             return
@@ -68,10 +65,8 @@ class Recalls:
     def _shorter(self, flying: Flying, steps: int, trip: Trip) -> Flying:
         """The same job with less to do."""
         engine = self._engine
-        if self._traffic is not None and isinstance(flying, Underway):
-            return self._traffic.shorten(flying, steps, trip)
-        if self._journeys is not None and isinstance(flying, Voyage):
-            return self._journeys.shorten(flying, steps, trip)
+        if self._beyond is not None:
+            return self._beyond.shorten(flying, steps, trip)
         ends, lost = fate(trip, flying.left)
         job = flying.job
         flying.forget()

@@ -48,7 +48,8 @@ class Kind(IntEnum):
     DUPLICATE = 19  # an update is delivered once more
 
 
-# Rows besides arrivals whose bytes went up; those of a dispatch and of a retry go down.
+# Rows besides arrivals whose bytes went up, and besides dispatches whose bytes go down: of a retry, or once more.
+OTHERS_DOWN = (Kind.RETRY, Kind.HALT, Kind.LEAVE)
 OTHERS_UP = (Kind.LOSE, Kind.CANCEL, Kind.LATE, Kind.DUPLICATE)
 KIND_NAMES = tuple(kind.name.lower() for kind in Kind)
 DISPATCH, ARRIVE, PUBLISH = int(Kind.DISPATCH), int(Kind.ARRIVE), int(Kind.PUBLISH)  # enum members are slower to mix

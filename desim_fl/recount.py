@@ -17,6 +17,7 @@ TIMEOUT = "timeout"
 _LEGS = ("downloaded", "started", "computed")
 _STANDS = ("leave", "come", "halt", "resume", "retry")
 _ENDS = ("arrive", "lose", "cancel", "late")
+_DOWN = ("dispatch", "retry", "halt", "leave")
 
 
 def legs(events: pl.DataFrame, ticks: int, *, pauses: bool = True) -> pl.DataFrame:
@@ -153,8 +154,8 @@ def client_faults(table: pl.DataFrame, events: pl.DataFrame, ticks: int, *, paus
         dispatches=(pl.col("kind") == "dispatch").sum().cast(pl.Int64),
         arrivals=arrived.sum().cast(pl.Int64),
         steps=pl.col("steps").filter(arrived).sum(),
-        bytes_down=pl.col("bytes").filter(pl.col("kind").is_in(["dispatch", "retry"])).sum(),
-        bytes_up=pl.col("bytes").filter(~pl.col("kind").is_in(["dispatch", "retry"])).sum(),
+        bytes_down=pl.col("bytes").filter(pl.col("kind").is_in(_DOWN)).sum(),
+        bytes_up=pl.col("bytes").filter(~pl.col("kind").is_in(_DOWN)).sum(),
     )
     spent = legs(events, ticks, pauses=pauses)
     seconds = spent.select(

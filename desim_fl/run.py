@@ -184,11 +184,11 @@ def summary(session: Session) -> dict[str, Any]:
 
 def _links(session: Session) -> dict[str, Any]:
     """How much the server's link was used, where transfers share it."""
-    if session.engine.traffic is None:
+    if not session.engine.roads:
         return {}
     from desim_fl import link_usage  # noqa: PLC0415  (only these runs need tables for their summary)
 
-    links = link_usage.table(session.engine.traffic.roads, session.ticks)
+    links = link_usage.table(session.engine.roads, session.ticks)
     return {"links": link_usage.summary(links, session.ticks / 1e6)}
 
 
@@ -396,8 +396,8 @@ def _products(session: Session, folder: Path) -> dict[str, Callable[[], Any]]:
         return None if built.task is None else rundir.save_model(folder, built.task.tensors(session.engine.model))
 
     def links() -> None:
-        if session.engine.traffic is not None:
-            links = link_usage.table(session.engine.traffic.roads, ticks)
+        if session.engine.roads:
+            links = link_usage.table(session.engine.roads, ticks)
             rundir.write_table(folder / "links.parquet", links)
 
     return {

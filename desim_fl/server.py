@@ -13,7 +13,10 @@ from desim_fl.flight import ARRIVAL, Due, Flying
 from desim_fl.ticks import MOST_TICKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from desim_fl.core import Trip
+    from desim_fl.flight import Pace
     from desim_fl.records import Kind
 
 FULL = "server queue full"
@@ -23,6 +26,7 @@ class Received(Flying):
     """A job whose update has reached the server and is not taken in yet; ``came`` is the flight that brought it."""
 
     __slots__ = ("came",)
+    received = True
 
     def __init__(self, came: Flying) -> None:
         self.callbacks: Any = []
@@ -43,6 +47,19 @@ class Received(Flying):
         """The whole update."""
         return self.trip.bytes_up
 
+    @property
+    def plan(self) -> Any:
+        """The trip as it was drawn."""
+        return self.came.plan  # pyright: ignore[reportAttributeAccessIssue]  (where jobs have one)
+
+    def boundary(self, now: int, how: str, pace: Pace) -> tuple[int, Trip]:  # noqa: ARG002
+        """All its steps: they are done."""
+        return self.steps, self.trip
+
+    def shortened(self, now: int, pace: Pace) -> tuple[int, Trip]:  # noqa: ARG002
+        """All its steps: they are done."""
+        return self.steps, self.trip
+
     def forget(self) -> None:
         """End here; the server passes over it."""
         self.came.job = None  # pyright: ignore[reportAttributeAccessIssue]
@@ -54,10 +71,10 @@ class Received(Flying):
 
 
 class Server:
-    """The server of one engine: its queue, and what it is busy with."""
+    """The server of one engine: its queue, and what it is busy with; ``hand_over`` is called with what is taken in."""
 
-    def __init__(self, engine: Any) -> None:
-        self._engine, self._law = engine, engine.world.server
+    def __init__(self, engine: Any, hand_over: Callable[[Flying], None]) -> None:
+        self._engine, self._law, self._hand_over = engine, engine.world.server, hand_over
         self.blocks: bool = self._law.blocks and self._law.evaluation_ticks > 0
         self._until = 0
         self._waiting: deque[Received] = deque()
@@ -71,7 +88,7 @@ class Server:
         if self._busy and law.queue is not None and len(self._waiting) >= law.queue:
             self.turned_away += 1
             flying.lost = FULL
-            engine.on_arrival(flying)
+            self._hand_over(flying)
             return
         received = Received(flying)
         engine.flights[flying.job.id] = received
@@ -128,7 +145,7 @@ class Server:
         received: Received = event.subject
         if received.job is not None:  # else cancelled meanwhile
             received.trip = received.taken_in(received.ends)
-            self._engine.on_arrival(received)
+            self._hand_over(received)
 
     def summary(self, ticks: int) -> dict[str, Any]:
         """Return how busy it was, over a run of so many ticks."""

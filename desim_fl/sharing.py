@@ -136,19 +136,27 @@ class Link:
 
     def add(self, tick: int, number: int, work: int, cap: int | None = None, branch: int = 0) -> None:
         """Begin a transfer of ``work`` millionths of a bit; one of nothing, or that nothing limits, ends at once."""
+        self.put(tick, number, work << FINE, cap, branch)
+
+    def put(self, tick: int, number: int, work: int, cap: int | None = None, branch: int = 0) -> None:
+        """Begin, or go on with, a transfer of ``work`` in 2^-64 millionths of a bit, as :meth:`take_off` returns it."""
         self.advance(tick)
         where = self.branches[branch]
         if not work or (cap is None and where.capacity is None and self.capacity is None):
             self.ended.append((number, self._now))
             if self.watch is not None:
-                self.watch(self._now, self._now, [work << FINE if mine is where else 0 for mine in self.branches])
+                self.watch(self._now, self._now, [work if mine is where else 0 for mine in self.branches])
         else:
-            self._enter(number, work << FINE, UNCAPPED if cap is None else cap, where)
+            self._enter(number, work, UNCAPPED if cap is None else cap, where)
 
     def abort(self, tick: int, number: int) -> int:
         """Take a transfer away; returns the millionths of a bit that it still had to carry, rounded up."""
+        return -(-self.take_off(tick, number) >> FINE)
+
+    def take_off(self, tick: int, number: int) -> int:
+        """Take a transfer away; returns what it still had to carry, in 2^-64 millionths of a bit."""
         self.advance(tick)
-        return -(-self._taken(number)[0] >> FINE)
+        return self._taken(number)[0]
 
     def recap(self, tick: int, number: int, cap: int | None) -> None:
         """Give a transfer in flight another cap."""
@@ -166,6 +174,13 @@ class Link:
     def holds(self, number: int) -> bool:
         """Whether a transfer is in flight."""
         return number in self._transfers
+
+    def left(self, number: int) -> int:
+        """What a transfer still has to carry at the tick in hand, in 2^-64 millionths of a bit; 0 if it has ended."""
+        if number not in self._transfers:
+            return 0
+        lane, mark = self._transfers[number]
+        return max(0, mark - self._served(lane))
 
     def next_tick(self) -> int | None:
         """Tick at which the next transfer ends if nothing else happens; ``None`` = never."""

@@ -77,7 +77,7 @@ class Usage:
         self._add(sent["client"], {"dispatches": 1, "bytes_down": sent["bytes"]})
         legs = {leg: came[leg] for leg in LEGS}
         self._add(came["client"], {"arrivals": 1, "steps": came["steps"], "bytes_up": came["bytes"], **legs})
-        for name, kinds in (("bytes_down", (Kind.RETRY,)), ("bytes_up", records.OTHERS_UP)):
+        for name, kinds in (("bytes_down", records.OTHERS_DOWN), ("bytes_up", records.OTHERS_UP)):
             also = batch.records[np.isin(batch.kind, kinds)]
             self._add(also["client"], {name: also["bytes"]})
         values, counts = np.unique(came["staleness"], return_counts=True)

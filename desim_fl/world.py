@@ -93,16 +93,7 @@ class World:
             raise RefusedError(
                 "trips without transfers (Trips.contended) go with shared links (World.shared), and no others"
             )
-        if self.shared is not None and (self.availability is not None or self.perils is not None):
-            raise RefusedError(
-                "shared links do not go with [availability] or [failures] yet; give each client links of its own"
-            )
         self._refuse_early()
-        troubled = self.availability is not None or self.perils is not None
-        if self.server is not None and troubled:
-            raise RefusedError("a server that takes time ([server]) does not go with [availability] or [failures] yet")
-        if self.client_queue > 1 and (troubled or self.shared is not None):
-            raise RefusedError("client_queue does not go with [availability], [failures] or shared links yet")
         for what, part in (("strategy", self.strategy), ("selector", self.selector)):
             if self.timing_only and part.reads_outcomes and not self.assume_full_work:
                 raise RefusedError(
@@ -113,12 +104,6 @@ class World:
 
     def _refuse_early(self) -> None:
         """Refuse early stops where the timeline could not follow them."""
-        others = (self.shared, self.availability, self.perils, self.server)
-        if self.patience is not None and (any(other is not None for other in others) or self.client_queue > 1):
-            raise RefusedError(
-                "early stopping of local training (training.patience) cannot be played yet on shared links, nor with "
-                "[availability], [failures], [server] or client_queue"
-            )
         target = None if self.assume_full_work else self.stops.target_accuracy
         readers = (self.patience, self.monitor, target)
         for key, value in zip(("training.patience", "run.patience", "run.target_accuracy"), readers, strict=True):

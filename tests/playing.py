@@ -256,7 +256,7 @@ def kills_of(play: Play, chance: random.Random, share: float) -> tuple[list[Stor
             engine.now, engine.ledger.buffered, tuple(flying.job.version for flying in engine.flights.values()),
             engine.model.version, engine._desk.open_places, len(engine._alarms), len(engine._caches),
             len(held.read.known) + len(held.decided.order),
-            max((len(road.link) for road in (engine.traffic.roads if engine.traffic else ())), default=0),
+            max((len(road.link) for road in engine.roads), default=0),
         )  # fmt: skip
         found.append(Stored(checkpoint.encoded((held, tuple(play.evaluations))), kill))
 

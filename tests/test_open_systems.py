@@ -314,8 +314,6 @@ def test_a_wall_budget_interrupts_and_the_run_goes_on(tmp_path):
         ("[executor]", "[server]\nevaluation_s = 1\n[executor]", r"evaluation_s has no effect unless blocking"),
         ("[executor]", "[server]\naggregation_s = -1\n[executor]", r"aggregation_s must be at least 0"),
         ("[executor]", "[server]\nagregation_s = 1\n[executor]", r'\[server\] has no key "agregation_s"; did you mean "aggregation_s"'),
-        ("[executor]", "[server]\naggregation_s = 1\n[failures]\ncrash_compute = 0.1\n[executor]", r"server that takes time does not go with"),
-        ("concurrency = 3", "concurrency = 3\nclient_queue = 2\n[failures]\ncrash_compute = 0.1\n", r"client_queue = 2 does not go with"),
     ],
 )  # fmt: skip
 def test_keys_that_make_no_sense_are_refused(tmp_path, old, new, message):
@@ -324,9 +322,5 @@ def test_keys_that_make_no_sense_are_refused(tmp_path, old, new, message):
     if message is None:
         text = text.replace("concurrency = 3", "concurrency = 3\nclient_queue = 2")
         message = r"client_queue does not go with watts_idle"
-    if "[failures]" in new and old != "[executor]":
-        text = TEXT.replace("concurrency = 3", "concurrency = 3\nclient_queue = 2").replace(
-            "[executor]", "[failures]\ncrash_compute = 0.1\n[executor]"
-        )
     with pytest.raises(ScenarioError, match=message):
         loaded(tmp_path, text=text)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from desim_fl.scenario.table import Table
-    from desim_fl.scenario.world import Clients, Network
+    from desim_fl.scenario.world import Clients
 
 
 def windows(clients: Clients, availability: Table) -> Iterator[Problem]:
@@ -54,18 +54,6 @@ def interruptions(availability: Table, failures: FailuresTable) -> Iterator[Prob
         yield Problem(
             ("failures", "interrupted_transfers"), text, (("availability", "on_leave"), ("availability", "name"))
         )
-
-
-def shared(network: Network, availability: Table, failures: FailuresTable) -> Iterator[Problem]:
-    """What shared links cannot be played with yet."""
-    if not (network.shares_down or network.shares_up):
-        return
-    text = "shared links (server_..._mbps, region_..._mbps) cannot be played with"
-    if getattr(availability, "name", "") != "always":
-        yield Problem(("availability", "name"), f"{text} clients that come and leave yet")
-    if failures.entries():
-        key = next(iter(failures.entries()))
-        yield Problem(("failures", key), f"{text} [failures] yet")
 
 
 def late(failures: FailuresTable, strategy: Table) -> Iterator[Problem]:

@@ -93,24 +93,7 @@ def queues(run: Run, clients: Clients, strategy: Any) -> Iterator[Problem]:
             yield Problem(place, text, (("clients", key), ("clients", "classes")))
 
 
-def _troubled(availability: Any, failures: Any) -> bool:
-    return bool(availability.entries() or failures.entries())
-
-
-def crowded(run: Run, network: Any, availability: Any, failures: Any) -> Iterator[Problem]:
-    """Several jobs a client are known at dispatch, so nothing may befall them on the way."""
-    if run.client_queue in {None, 1}:
-        return
-    doubts = (("availability",), ("failures",), ("network",))
-    if _troubled(availability, failures):
-        text = f"client_queue = {run.client_queue} does not go with [availability] or [failures] yet"
-        yield Problem(("run", "client_queue"), text, doubts)
-    if network.shares_down or network.shares_up:
-        text = f"client_queue = {run.client_queue} does not go with shared links of the server yet"
-        yield Problem(("run", "client_queue"), text, doubts)
-
-
-def serving(server: ServerTable, run: Run, availability: Any, failures: Any) -> Iterator[Problem]:
+def serving(server: ServerTable, run: Run) -> Iterator[Problem]:
     """What is said of the server has an effect."""
     for key in server.given("queue", "batch"):
         if server.aggregation_s is None and not (key == "queue" and server.blocking):
@@ -121,10 +104,6 @@ def serving(server: ServerTable, run: Run, availability: Any, failures: Any) -> 
         yield Problem(("server", "blocking"), text, (("server", "evaluation_s"),))
     if server.evaluation_s is not None:
         yield from _evaluating(server, run)
-    if server.entries() and _troubled(availability, failures):
-        key = next(iter(server.entries()))
-        text = f"{key}: a server that takes time does not go with [availability] or [failures] yet"
-        yield Problem(("server", key), text, (("availability",), ("failures",)))
 
 
 def _evaluating(server: ServerTable, run: Run) -> Iterator[Problem]:
