@@ -59,6 +59,7 @@ class Flying(simpy.Event):
     """
 
     job: Job
+    lost: str | None
     received = False  # whether the server has it, and only takes its time
     __slots__ = ("callbacks", "ends", "job", "left", "lost", "steps", "trip")
     _ok, _value = True, None

@@ -100,7 +100,7 @@ def _moved_down(events: pl.DataFrame) -> tuple[int, float]:
     """Whole models; a dispatch counts one, and what has to go down once more stands in the row that says why."""
     sizes = events.filter(pl.col("kind").is_in(_DOWN)).select("job", "bytes")
     through = _sum(sizes.join(events.filter(pl.col("kind") == "downloaded").select("job"), on="job", how="semi"))
-    return through, _sum(sizes) - through
+    return through, _sum(sizes) - through + _breaks(events)
 
 
 def _moved_up(events: pl.DataFrame) -> tuple[int, float]:
@@ -114,7 +114,12 @@ def _moved_up(events: pl.DataFrame) -> tuple[int, float]:
     open_jobs = computed.join(up, on="job", how="anti")
     stood = events.filter(pl.col("kind").is_in(["halt", "leave", "retry"])).join(open_jobs, on="job", how="semi")
     size = max([0, *events.filter(pl.col("kind") == "dispatch")["bytes"].to_list()])
-    return _sum(up), (len(open_jobs) + len(stood)) * size + len(up)
+    return _sum(up), (len(open_jobs) + len(stood)) * size + len(up) + _breaks(events)
+
+
+def _breaks(events: pl.DataFrame) -> int:
+    """How often a transfer may have been broken off in the middle of a byte, which is carried again or counted by nobody."""
+    return len(events.filter(pl.col("kind").is_in(["halt", "leave", "retry"])))
 
 
 def _sum(table: pl.DataFrame) -> int:
