@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
+import sys
 from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 import pytest
 
 import scenarios
 from desim_fl import preferences
 from desim_fl.build import build
+from desim_fl.checkpointing import identity
 from desim_fl.core import Send
 from desim_fl.draws import Purpose, uniform, word
 from desim_fl.errors import RefusedError, ScenarioError
@@ -19,6 +21,7 @@ from desim_fl.population import Roster
 from desim_fl.preferences import FastestFirst, Lots, Oort, PowerOfChoice, Traits, Weighted
 from desim_fl.run import execute
 from desim_fl.scenario import load
+from desim_fl.testing import SELECTOR_PROMISES, check_selector
 
 COUNT = 20
 SIZES = tuple(1 + client % 5 for client in range(COUNT))
@@ -42,26 +45,79 @@ def roster_without(busy, count=COUNT):
 
 @pytest.mark.parametrize("name", preferences.TABLE)
 def test_every_selector_conforms(name):
-    """Distinct selectable clients, no more than asked for, the same answer twice, nobody where nobody is free; CASES SA-01."""
-    selector = preferences.build(name, seed=1, keys=range(COUNT), traits=TRAITS, order=[3, 1, 4, 15, 9, 2, 6], **({"candidates": 4} if name == "power_of_choice" else {}))  # fmt: skip
-    chooser = pickle.loads(pickle.dumps(selector))  # noqa: S301
-    state, view, roster, busy = selector.start(), Crowd(COUNT, {"odd": tuple(range(1, COUNT, 2))}), Roster(COUNT), []
-    for number in range(60):
-        before = state
-        state, chosen = selector.choose(before, view, roster, Send(count=1 + number % 3), number)
-        assert chooser.choose(before, view, roster, Send(count=1 + number % 3), number)[1] == chosen
-        assert len(set(chosen)) == len(chosen) <= 1 + number % 3
-        for client in chosen:
-            roster.take(client)  # an error unless it was selectable
-        busy.extend(chosen)
-        while len(busy) > 5:
-            roster.free(busy.pop(number % 5))
-            if selector.reads_outcomes:
-                state = selector.hear(state, number % COUNT, 1.0 / (1 + number))
+    """It keeps the promises of selectors, chooses nobody where nobody is free, and a whole group if so many are asked for; CASES SA-01."""
+    selector = preferences.build(name, seed=1, keys=range(COUNT), traits=TRAITS, order=[3, 1, 4, 9, 2, 6], **({"candidates": 4} if name == "power_of_choice" else {}))  # fmt: skip
+    assert check_selector(selector, COUNT) == tuple(SELECTOR_PROMISES)
+    state, view = selector.start(), Crowd(COUNT, {"odd": tuple(range(1, COUNT, 2))})
     assert selector.choose(state, view, roster_without(range(COUNT)), Send(count=2), 99)[1] == ()
     if name != "order":
-        members = selector.choose(selector.start(), view, Roster(COUNT), Send(count=12, group="odd"), 99)[1]
+        members = selector.choose(state, view, Roster(COUNT), Send(count=12, group="odd"), 99)[1]
         assert sorted(members) == list(range(1, COUNT, 2))
+
+
+# ---- a selector of one's own
+
+OWN = """
+class Last:
+    reads_outcomes = False
+    def __init__(self, least=0): self.least = least
+    def start(self): return None
+    def choose(self, state, view, roster, send, number):
+        able = [one for one in range(self.least, view.clients) if roster.is_selectable(one)]
+        return state, tuple(able[::-1][:send.count])
+
+class Deaf(Last):
+    reads_outcomes = True
+
+class Half:
+    reads_outcomes = False
+"""
+
+
+@pytest.fixture
+def own(tmp_path, monkeypatch):
+    """A working folder with the user's selectors."""
+    (tmp_path / "mychoice.py").write_text(OWN)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "mychoice", raising=False)
+    return tmp_path
+
+
+def test_one_s_own_selector_chooses_and_is_part_of_the_run_s_identity(own):
+    """With at least client 2, only 2 and 3 are ever sent out; plan agrees; the selector's source is in the identity of a run."""
+    keys = ['run.selector="mychoice:Last"', "run.selector_args.least=2", "run.concurrency=2"]
+    folder, manifest = scenarios.played(own, scenarios.QUADRATIC, *keys)
+    plan = scenarios.played(own, scenarios.QUADRATIC, *keys, out="plan", timing_only=True)[1]
+    assert plan["timeline_sha256"] == manifest["timeline_sha256"]
+    clients = pl.read_parquet(folder / "clients.parquet")
+    assert clients["dispatches"].to_list()[:2] == [0, 0]
+    assert min(clients["dispatches"].to_list()[2:]) > 0
+    assert "selection" not in load(scenarios.write(own), keys).resolved()["run"]
+    assert "module mychoice" in identity(build(load(scenarios.write(own), keys)), {})
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        (['run.selector="mychoice:Deaf"'], "reads outcomes, and lacks hear"),
+        (['run.selector="mychoice:Half"'], "makes a Half that lacks start, choose"),
+        (['run.selector="mychoice:Nobody"'], "mychoice has no 'Nobody'; it has"),
+        (['run.selector="nowhere:Last"'], "cannot import 'nowhere'"),
+        (['run.selector="mychoice:Last"', "run.selector_args.most=2"], "its options are least"),
+        (['run.selector="Last"'], "selector"),
+        (['run.selector="mychoice:Last"', 'run.selection="uniform"'], "selector and selection must not both be given"),
+        (["run.selector_args.least=2"], "selector_args must not be given without selector"),
+        (
+            ['run.selector="mychoice:Last"', 'strategy={name="malenia"}'],
+            "selector must not be given with strategy malenia; all clients compute at once",
+        ),
+    ],
+)
+def test_a_selector_that_cannot_be_used_is_named(own, keys, said):
+    """Each way to go wrong is a ScenarioError with the key and the way out."""
+    with pytest.raises(ScenarioError, match=said):
+        build(load(scenarios.write(own), keys))
 
 
 @pytest.mark.parametrize("busy", [(), (4, 9), tuple(range(2, COUNT)), tuple(range(4, COUNT, 5))])

@@ -13,9 +13,6 @@ import pytest
 from desim_fl.algebra import Null, norm
 from desim_fl.core import Alarm, Model, Reply, Send, Stop
 from desim_fl.errors import PromiseError, ScenarioError
-from desim_fl.preferences import TABLE as SELECTORS
-from desim_fl.preferences import Traits
-from desim_fl.preferences import build as build_selector
 from desim_fl.strategies import TABLE, FedAsync, FedAvg, FedBuff, build
 from desim_fl.strategies.optimized import Optimized
 from desim_fl.strategies.optimizers import NAMES, ServerOptimizer
@@ -454,17 +451,6 @@ def test_a_busy_client_that_is_sent_to_leaves_when_it_is_back():
 # ---- selectors
 
 
-TRAITS = Traits((5, 1, 2, 3, 4, 1, 2, 9, 1, 1, 2, 3), np.linspace(3.0, 1.0, 12))
-
-
-@pytest.mark.parametrize("name", SELECTORS)
-def test_every_selector_keeps_its_promises(name):
-    """Distinct selectable clients, pure, storable, heard of what they ask to hear."""
-    options = {"power_of_choice": {"candidates": 3}}.get(name, {})
-    built = build_selector(name, seed=3, keys=range(12), traits=TRAITS, order=[3, 1, 2, 3, 0, 11, 7], **options)
-    assert check_selector(built) == tuple(SELECTOR_PROMISES)
-
-
 @dataclass(frozen=True)
 class Lowest:
     """Chooses the lowest numbers; what the broken ones are made from."""
@@ -557,4 +543,5 @@ def test_a_selector_s_broken_promise_is_named_with_the_call(selector, promise, c
     with pytest.raises(PromiseError) as caught:
         check_selector(selector)
     assert (caught.value.promise, call in caught.value.call) == (promise, True), caught.value
-    assert check_selector(Lowest, reads_outcomes=False)
+    assert promise in SELECTOR_PROMISES
+    assert check_selector(Lowest, reads_outcomes=False) == tuple(SELECTOR_PROMISES)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from desim_fl import checkpoint
@@ -26,7 +27,7 @@ SELECTOR_PROMISES: Mapping[str, str] = {
     "storable": "it can be pickled, and its state goes through a checkpoint unchanged",
     "fills": "while clients can be selected it chooses somebody, sooner or later",
 }
-_CLIENTS, _CALLS = 12, 60
+_CALLS = 60
 
 
 class Bystander:
@@ -34,9 +35,11 @@ class Bystander:
 
     version, params, concurrency = 0, Null, 4
     model = Model(0, Null)
-    groups: Mapping[str, Sequence[int]] = {"even": tuple(range(0, _CLIENTS, 2))}
-    clients, sizes = _CLIENTS, tuple(1 + client % 3 for client in range(_CLIENTS))
-    flying: Mapping[int, Any] = {}
+    flying: Mapping[int, Any] = MappingProxyType({})
+
+    def __init__(self, clients: int) -> None:
+        self.clients, self.sizes = clients, tuple(1 + client % 3 for client in range(clients))
+        self.groups: Mapping[str, Sequence[int]] = {"even": tuple(range(0, clients, 2))}
 
     def cache(self, client: int) -> None:
         """Nothing was kept."""
@@ -45,8 +48,8 @@ class Bystander:
 class _Desk:
     """Puts each question twice, and once more with the state as a checkpoint gives it back."""
 
-    def __init__(self, selector: Selector) -> None:
-        self.selector, self.view, self.roster = selector, Bystander(), Roster(_CLIENTS)
+    def __init__(self, selector: Selector, clients: int) -> None:
+        self.selector, self.view, self.roster = selector, Bystander(clients), Roster(clients)
         self.calls, self.name = 0, type(selector).__name__
         self.state = self.watched("start", selector.start)
 
@@ -88,7 +91,7 @@ class _Desk:
         if not isinstance(answer, tuple) or len(answer) != 2 or not isinstance(answer[1], tuple):  # noqa: PLR2004
             self.broken("sound", call, f"it must answer with (state, tuple of clients), not with {answer!r:.200}")
         self.state, chosen = answer
-        able = range(_CLIENTS) if group is None else self.view.groups[group]
+        able = range(self.view.clients) if group is None else self.view.groups[group]
         wrong = [client for client in chosen if client not in able or not self.roster.is_selectable(client)]
         if wrong or len(dict.fromkeys(chosen)) != len(chosen) or len(chosen) > count:
             self.broken(
@@ -109,8 +112,10 @@ class _Desk:
         self.roster.free(client)
 
 
-def check_selector(selector: Selector | Callable[..., Selector], /, **options: Any) -> tuple[str, ...]:
-    """Check every promise of a selector, an instance or a class with its options; returns their names.
+def check_selector(
+    selector: Selector | Callable[..., Selector], clients: int = 12, /, **options: Any
+) -> tuple[str, ...]:
+    """Check every promise of a selector, an instance or a class with its options, among so many clients; returns their names.
 
     Raises PromiseError for the first promise that is broken, with the call that broke it.
     """
@@ -120,9 +125,9 @@ def check_selector(selector: Selector | Callable[..., Selector], /, **options: A
         lacking = ["hear, though it reads outcomes"]
     if lacking:
         raise PromiseError(type(made).__name__, "complete", "no call yet", f"it lacks {', '.join(lacking)}")
-    found = _played(made)
+    found = _played(made, clients)
     try:
-        again = _played(pickle.loads(pickle.dumps(made)))  # noqa: S301  (our own bytes)
+        again = _played(pickle.loads(pickle.dumps(made)), clients)  # noqa: S301  (our own bytes)
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise PromiseError(type(made).__name__, "storable", "pickling the selector", f"{error}") from error
     if found != again:
@@ -130,9 +135,9 @@ def check_selector(selector: Selector | Callable[..., Selector], /, **options: A
     return tuple(SELECTOR_PROMISES)
 
 
-def _played(selector: Selector) -> list[tuple[int, ...]]:
+def _played(selector: Selector, clients: int) -> list[tuple[int, ...]]:
     """Ask for clients, one or several, from everybody or a group, and let them come back; nobody is left at times."""
-    desk = _Desk(selector)
+    desk = _Desk(selector, clients)
     out: list[int] = []
     found: list[tuple[int, ...]] = []
     number = 0
@@ -141,7 +146,7 @@ def _played(selector: Selector) -> list[tuple[int, ...]]:
         number += len(chosen)
         out.extend(chosen)
         found.append(chosen)
-        for _ in range(turn % 5 if len(out) < _CLIENTS else 6):
+        for _ in range(turn % 5 if len(out) < clients else clients // 2):
             if out:
                 desk.hear(out.pop(0), turn)
     if not any(found):
