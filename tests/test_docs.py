@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import scenarios
 from desim_fl.cli import app
 from desim_fl.run import execute
 from desim_fl.scenario import load, schema
@@ -46,13 +47,10 @@ def test_what_the_guide_to_strategies_of_one_s_own_shows_works(guide):
     assert load(guide / "mine.toml", ["strategy.args.wait=5"]).strategy.args == {"wait": 5}
     ends = {}
     for path in sorted(guide.glob("*.toml")):
-        manifest = execute(load(path), guide / f"{path.stem}-run")
-        plan = execute(load(path), None, timing_only=True)
-        assert plan["timeline_sha256"] == manifest["timeline_sha256"]
-        ends[path.stem] = manifest["summary"]
-    assert (ends["mine"]["applied"], ends["mine"]["versions"]) == (60, 20)
-    assert ends["biggest"]["applied"] == 60
-    assert (ends["clipped"]["versions"], ends["sparse"]["versions"]) == (30, 6)
+        run, plan = scenarios.in_memory(load(path)), scenarios.in_memory(load(path), timing_only=True)
+        assert plan.sha256 == run.sha256
+        ends[path.stem] = (run.engine.ledger.arrived, run.engine.model.version)
+    assert ends == {"mine": (60, 20), "biggest": (60, 6), "clipped": (60, 30), "sparse": (12, 6)}
     for path in sorted(guide.glob("test_*.py")):
         module = importlib.import_module(path.stem)
         tests = [value for name, value in vars(module).items() if name.startswith("test_")]

@@ -115,11 +115,11 @@ def test_a_run_stopped_anywhere_goes_on_as_if_it_had_not(name, tmp_path):
 def test_tiers_that_adapt_read_losses_and_resume(tmp_path):
     """The run is sound and goes on from any instant; plan refuses it by name, and plays it on the assumption of full work."""
     text = world("tifl").replace("chances = [0.7, 0.3]", "adaptive = true\ninterval = 3\ncredits = [20, 15]")
-    folder, manifest = scenarios.played(tmp_path, text)
-    assert (verify(folder), manifest["summary"]["versions"]) == ([], 60)
+    scenario = load(scenarios.write(tmp_path, text))
     with pytest.raises(RefusedError, match="strategy TiFL reads trained values"):
-        scenarios.played(tmp_path, text, out="plan", timing_only=True)
-    scenarios.played(tmp_path, text, out="assumed", timing_only=True, assume_full_work=True)
+        build(scenario, timing_only=True)
+    assumed = scenarios.in_memory(scenario, timing_only=True, assume_full_work=True)
+    assert (assumed.engine.model.version, scenarios.in_memory(scenario).engine.model.version) == (60, 60)
 
     def make() -> Played:
         built = build(load(scenarios.write(tmp_path, text)))
@@ -206,11 +206,10 @@ def test_aso_fed_whole(tmp_path):
     """Server rule, proximal term and balanced gradients: the clients remember across jobs, resumed or not, and it gets there."""
     text = scenarios.QUADRATIC.replace('name = "fedbuff"\nbuffer_size = 2', 'name = "asofed"')
     rule = ["training.proximal_mu=0.2", "training.gradient_decay=0.3"]
-    whole, plain = (scenarios.played(tmp_path, text, *more, out=f"r{len(more)}") for more in (rule, rule[:1]))
-    assert whole[1]["timeline_sha256"] == plain[1]["timeline_sha256"]
-    losses = [pl.read_parquet(folder / "metrics.parquet")["loss"] for folder, _ in (whole, plain)]
-    assert losses[0][-1] != losses[1][-1]
-    assert losses[0][-1] < losses[0][0] / 3
+    whole, plain = (scenarios.in_memory(load(scenarios.write(tmp_path, text), more)) for more in (rule, rule[:1]))
+    assert whole.sha256 == plain.sha256
+    assert whole.losses[-1] != plain.losses[-1]
+    assert whole.losses[-1] < whole.losses[0] / 3
 
     def make() -> Played:
         built = build(load(scenarios.write(tmp_path, text), rule))

@@ -7,7 +7,6 @@ from collections import Counter
 from typing import NamedTuple
 
 import numpy as np
-import polars as pl
 import pytest
 
 import scenarios
@@ -87,14 +86,13 @@ def own(tmp_path, monkeypatch):
 def test_one_s_own_selector_chooses_and_is_part_of_the_run_s_identity(own):
     """With at least client 2, only 2 and 3 are ever sent out; plan agrees; the selector's source is in the identity of a run."""
     keys = ['run.selector="mychoice:Last"', "run.selector_args.least=2", "run.concurrency=2"]
-    folder, manifest = scenarios.played(own, scenarios.QUADRATIC, *keys)
-    plan = scenarios.played(own, scenarios.QUADRATIC, *keys, out="plan", timing_only=True)[1]
-    assert plan["timeline_sha256"] == manifest["timeline_sha256"]
-    clients = pl.read_parquet(folder / "clients.parquet")
-    assert clients["dispatches"].to_list()[:2] == [0, 0]
-    assert min(clients["dispatches"].to_list()[2:]) > 0
-    assert "selection" not in load(scenarios.write(own), keys).resolved()["run"]
-    assert "module mychoice" in identity(build(load(scenarios.write(own), keys)), {})
+    scenario = load(scenarios.write(own), keys)
+    run, plan = scenarios.in_memory(scenario), scenarios.in_memory(scenario, timing_only=True)
+    assert plan.sha256 == run.sha256
+    assert run.engine.dispatches[:2] == [0, 0]
+    assert min(run.engine.dispatches[2:]) > 0
+    assert "selection" not in scenario.resolved()["run"]
+    assert "module mychoice" in identity(build(scenario), {})
 
 
 @pytest.mark.parametrize(

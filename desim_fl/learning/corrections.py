@@ -80,8 +80,8 @@ class Balance:
         """Return balanced gradients, and remember these."""
         found = list(gradients if self.inner is None else self.inner(gradients, parameters))
         for place, gradient in enumerate(found):
-            if gradient is not None:  # cloned: a step that is replayed writes its next gradient into the same memory
-                found[place], self.pasts[place] = earlier.balanced(self.pasts[place], gradient.clone(), self.beta)
+            if gradient is not None:
+                found[place], self.pasts[place] = earlier.balanced(self.pasts[place], gradient, self.beta)
         return found
 
     def told(self, parameters: Sequence[Tensor]) -> dict[str, Tensor]:
