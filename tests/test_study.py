@@ -16,7 +16,8 @@ import pytest
 from desim_fl.errors import RunDirectoryError, RunError, ScenarioError
 from desim_fl.run import execute
 from desim_fl.scenario import load as load_scenario
-from desim_fl.study import conduct, crew, load
+from desim_fl.study import conduct, crew, digest, load, tuning
+from desim_fl.study.document import Target, Tuning
 from desim_fl.study.playing import Task, key_of
 from desim_fl.study.variants import settings_of, variants
 
@@ -216,6 +217,59 @@ def test_tuning_chooses_on_seeds_of_its_own(tmp_path: Path) -> None:
     assert (row["variant"], row["loss"]) == ("1 · FedAsync", alone["summary"]["loss"])
 
 
+def a_row(end: float | None, *points: tuple[float, float]) -> dict[str, Any]:
+    """Row of a run with test losses at seconds; ``end`` is its last loss, ``None`` for one that diverged."""
+    curve = [[int(second * 1e6), 0, 0, "test", loss, None] for second, loss in (*points, (100.0, end))]
+    return {"status": "finished", "curve": curve, "summary": {"virtual_time_s": 100.0, "updates": 1}}
+
+
+@pytest.mark.parametrize(
+    ("slow", "fast", "chosen"),
+    [
+        ([a_row(0.1, (50, 0.9)), a_row(0.1, (70, 0.9))], [a_row(0.9, (20, 0.9)), a_row(0.9, (40, 1.0))], 1),  # in 60 and 30 s
+        ([a_row(0.1, (50, 0.9)), a_row(0.1, (70, 0.9))], [a_row(0.9, (1, 0.9)), a_row(3.0)], 0),  # both against one of two
+        ([a_row(3.0), a_row(4.0)], [a_row(3.0), a_row(2.0)], 1),  # nobody gets there: the lower end
+        ([a_row(3.0), a_row(4.0)], [a_row(0.9, (1, 0.9)), a_row(None, (1, 0.9))], 0),  # one diverged
+        ([a_row(0.1, (50, 0.9))] * 2, [a_row(0.1, (50, 0.9))] * 2, 0),  # a tie goes to the earlier value
+    ],
+)  # fmt: skip
+def test_tuning_by_time_asks_first_who_gets_there(slow: list[Any], fast: list[Any], chosen: int) -> None:
+    """Fewest runs without the target, then the least mean time of those with it, then the best end; a diverged run never."""
+    asked = Tuning(key="training.lr", values=(1, 2), seeds=(5, 6), metric="time")
+    rows = [(tuning.Trial((), place, 5, ()), row) for place, runs in enumerate((slow, fast)) for row in runs]
+    best, table = tuning.choices(asked, Target(metric="loss", value=1.0), rows)
+    assert best == {(): chosen}
+    assert table["chosen"].to_list() == [place == chosen for place in (0, 1)]
+    if chosen == 1 and slow[0]["curve"][0][4] == 0.9:
+        assert table["mean"].to_list() == [60.0, 30.0]
+
+
+def test_the_digest_tells_means_and_what_is_only_a_bound(tmp_path: Path) -> None:
+    """A row a variant with mean and sd, how many got there, and paired ratios; where a side did not get there, bounds or nothing."""
+    text = STUDY.replace("[0, 1, 2]", "[0, 1]") + '[target]\nmetric = "loss"\nvalue = {value}\n'
+    conduct(load(write(tmp_path, text.format(value=1e9))), tmp_path / "out", 1)
+    lines = (tmp_path / "out" / "digest.md").read_text().splitlines()
+    assert "Seeds 0, 1; mean ± standard deviation. Target: test loss of at most 1e+09." in lines
+    assert lines[6].startswith("| variant | runs | got there | Virtual time to the target (s) |")
+    runs = table(tmp_path / "out", "runs").filter(pl.col("variant") == "1 · FedAsync")
+    mean, sd = runs["loss"].mean(), runs["loss"].std()
+    assert lines[8].startswith("| 1 · FedAsync | 2 | 2/2 | 0 ± 0 | 0 ± 0 |")
+    assert f"| {mean:.4g} ± {sd:.2g} |" in lines[8]
+    variant, against, short = "1 · FedBuff", "1 · FedAsync", {("1 · FedBuff", "time_to_target_s")}
+    row = {
+        "variant": variant,
+        "against": against,
+        "metric": "time_to_target_s",
+        "ratio": 2.5,
+        "ratio_low": 2.0,
+        "ratio_high": 3.1,
+    }
+    assert digest._ratio(row, set()) == "2.5 (2 to 3.1)"
+    assert digest._ratio(row, short) == "above 2.5"
+    assert digest._ratio({**row, "variant": against, "against": variant}, short) == "below 2.5"
+    assert digest._ratio(row, short | {(against, "time_to_target_s")}) == "\N{EN DASH}"
+
+
 def test_where_nothing_can_be_tuned_the_study_says_so(tmp_path: Path) -> None:
     """If every value of the grid diverges there is nothing to choose: an error that names key and group."""
     text = STUDY + '[tuning]\nkey = "training.lr"\nvalues = [1e9]\nseeds = [50]\nby = ["server"]\nsplit = "test"\n'
@@ -249,6 +303,8 @@ def test_settings_merge_tables_and_replace_variants(tmp_path: Path) -> None:
 
 
 BAD = {
+    'scenario = "base.toml"\n[tuning]\nkey = "training.lr"\nvalues = [1]\nseeds = [9]\nmetric = "time"\n': ':6: metric = "time" needs a [target]',
+    'scenario = "base.toml"\n[target]\nvalue = 1\n[tuning]\nkey = "training.lr"\nvalues = [1]\nseeds = [9]\nmetric = "time"\nsplit = "test"\n': ":9: split must not be given",
     'scenario = "base.toml"\nsedes = [1]\n': ':2: has no key "sedes"; did you mean "seeds"?',
     "seeds = [1]\n": 'needs the key "scenario"',
     'scenario = "base.toml"\nseeds = [1, 1]\n': ":2: a seed stands there twice",

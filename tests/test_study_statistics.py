@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 
 import numpy as np
 import pytest
@@ -98,6 +99,16 @@ def test_a_ratio_comes_from_logarithms() -> None:
     assert found.estimate == pytest.approx(4.0)
     assert math.log(found.high or 0) - math.log(4) == pytest.approx(12.706204736 * math.log(2))
     assert statistics.ratio([1.0, 0.0], [2.0, 8.0], 0.95) is None
+
+
+def test_a_diverged_run_breaks_no_comparison() -> None:
+    """Differences and ratios of losses near the end of a float's range come without a warning; bounds beyond it are left out."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = statistics.differences([([1.0, 2.0, 3.0], [1e135, 3e134, 8e200]), ([1e-300, 1.0], [1e300, 1.0])], 0.95)
+    assert found[0].ratio is not None
+    assert found[0].ratio.estimate == pytest.approx(10 ** ((135 + 134 + 200 + math.log10(4)) / 3))
+    assert found[1].ratio == (pytest.approx(1e300), 0.0, None)
 
 
 def test_a_run_that_never_got_there_is_censored_not_dropped() -> None:

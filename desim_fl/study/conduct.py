@@ -1,7 +1,7 @@
 """Conducts a study: tunes, plays what is not played yet, compares, and writes everything into one folder.
 
 The folder holds ``study.toml`` and ``base.toml`` (as read), ``journal.jsonl`` (one line a run, the only state), the Parquet
-tables ``runs, variants, effects, reach, survival, curves, tuning``, ``manifest.json`` and ``report.html``; with
+tables ``runs, variants, effects, reach, survival, curves, tuning``, ``manifest.json``, ``digest.md`` and ``report.html``; with
 ``keep_runs`` also ``runs/KEY``, a run directory each. A study that was stopped goes on where it stands; one
 whose file was changed plays only what is new.
 """
@@ -15,7 +15,7 @@ from desim_fl import __version__, rundir
 from desim_fl.errors import RunDirectoryError, RunError
 from desim_fl.provenance import versions
 from desim_fl.scenario.overrides import path_of
-from desim_fl.study import crew, effects, tuning
+from desim_fl.study import crew, digest, effects, tuning
 from desim_fl.study.journal import NAME, Journal
 from desim_fl.study.playing import Task, key_of
 from desim_fl.study.variants import factor_names, shown
@@ -67,6 +67,7 @@ def conduct(
             rundir.write_table(folder / f"{name}.parquet", table)
         manifest = _manifest(plan, played, player.count, chosen)
         rundir.write_manifest(folder, manifest)
+        rundir.write_bytes(folder / digest.NAME, digest.digest(manifest, tables).encode())
         from desim_fl.report import study_page  # noqa: PLC0415  (altair is not needed to play)
 
         study_page.write(folder)
@@ -111,11 +112,11 @@ class _Player:
         asked = tuning.trials(study, self._plan.variants)
         runs = [self._run(trial.settings, trial.seed, trial.label(study.tuning), keep=False) for trial in asked]
         rows = self._rows("tuning", runs)
-        best, table = tuning.choices(study.tuning, list(zip(asked, rows, strict=True)))
+        best, table = tuning.choices(study.tuning, study.target, list(zip(asked, rows, strict=True)))
         lost = [group for group, place in best.items() if not tuning.usable(table, group, study.tuning, place)]
         if lost:
             raise RunError(
-                f"tuning: no value of {study.tuning.key} gave a finite {study.tuning.split} {study.tuning.metric} with "
+                f"tuning: no value of {study.tuning.key} gave a finite {tuning.watched(study)} at the end with "
                 f"{' · '.join(lost[0]) or 'the baseline'}; the rows are in {self._folder / NAME}"
             )
         return best, table

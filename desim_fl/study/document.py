@@ -62,9 +62,14 @@ class Tuning(Table):
     by: Annotated[tuple[Label, ...], Field(strict=False)] = Field(
         default=(), description="Factors for whose levels it is chosen apart; the others stay at the baseline."
     )
-    metric: Literal["accuracy", "loss"] = Field(default="loss", description="The best mean of this value is chosen.")
+    metric: Literal["accuracy", "loss", "time"] = Field(
+        default="loss",
+        description="The best mean of this value at the end is chosen; or the value with which most runs reach the study's "
+        "target, and of those the one that takes the least virtual time.",
+    )
     split: Literal["test", "validation"] = Field(
-        default="validation", description="On which part; validation needs data.validation_share."
+        default="validation",
+        description="On which part; validation needs data.validation_share. Not with time: the target says it.",
     )
 
 

@@ -82,12 +82,12 @@ def measures(row: Row, target: Target | None) -> dict[str, float]:
         "bytes": summary["bytes_down"] + summary["bytes_up"],
     }
     if target is not None:
-        found |= _arrival(row, target)
+        found |= arrival(row, target)
     return {name: float(value) for name, value in found.items() if value is not None}
 
 
-def _arrival(row: Row, target: Target) -> dict[str, float]:
-    """Return when a run reached the target, or when it ended without (``reached`` = 0)."""
+def arrival(row: Row, target: Target) -> dict[str, float]:
+    """Return when a run that finished reached the target, or when it ended without (``reached`` = 0)."""
     place = 5 if target.metric == "accuracy" else 4
     for point in row["curve"]:
         value = point[place]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _RESAMPLES = 2000
 _TOGETHER = 256  # samples that are resampled in one go: bounds the memory
+_LARGEST = math.log(1.7e308)
 _BOOTSTRAP_SEED = 20_250_101  # the same data give the same interval
 
 
@@ -83,13 +84,17 @@ def difference(a: Sequence[float], b: Sequence[float], confidence: float) -> Dif
 
 
 def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], confidence: float) -> list[Difference]:
-    """Compare many pairs of samples, b with a each; raises ValueError where they are not pairs."""
+    """Compare many pairs of samples, b with a each; raises ValueError where they are not pairs.
+
+    Runs that diverge end at losses whose squares are no numbers any more: there, intervals are infinite or left out.
+    """
     apart = [_apart(a, b) for a, b in pairs]
-    resampled = bootstraps(apart, confidence)
-    return [
-        _difference(a, b, by_seed, interval, confidence)
-        for (a, b), by_seed, interval in zip(pairs, apart, resampled, strict=True)
-    ]
+    with np.errstate(over="ignore", invalid="ignore"):
+        resampled = bootstraps(apart, confidence)
+        return [
+            _difference(a, b, by_seed, interval, confidence)
+            for (a, b), by_seed, interval in zip(pairs, apart, resampled, strict=True)
+        ]
 
 
 def _apart(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
@@ -117,13 +122,20 @@ def _difference(
 
 
 def ratio(a: Sequence[float], b: Sequence[float], confidence: float) -> Interval | None:
-    """Geometric mean of b / a with its interval, from the paired logarithms; ``None`` unless all values are positive."""
+    """Geometric mean of b / a with its interval, from the paired logarithms; ``None`` unless all values are positive.
+
+    A bound beyond the range of a float is left out.
+    """
     first, second = _sample(a), _sample(b)
     if (first <= 0).any() or (second <= 0).any():
         return None
     logs = summary((np.log(second) - np.log(first)).tolist(), confidence)
-    bounds = [None if bound is None else math.exp(bound) for bound in (logs.low, logs.high)]
-    return Interval(math.exp(logs.mean), *bounds)
+    mean, low, high = (_exp(value) for value in (logs.mean, logs.low, logs.high))
+    return None if mean is None else Interval(mean, low, high)
+
+
+def _exp(value: float | None) -> float | None:
+    return None if value is None or value > _LARGEST else math.exp(value)
 
 
 def bootstrap(values: Sequence[float], confidence: float) -> Interval:

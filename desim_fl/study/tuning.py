@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
+from desim_fl.report.measures import TIME
 from desim_fl.scenario.overrides import path_of
+from desim_fl.study import effects
 from desim_fl.study.variants import baseline, factor_names, levels, settings_of, shown
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from desim_fl.study.document import Study, Tuning
+    from desim_fl.study.document import Study, Target, Tuning
     from desim_fl.study.variants import Setting, Variant
 
 SCHEMA: dict[str, Any] = {
@@ -74,41 +76,68 @@ def group_of(study: Study, variant: Variant) -> tuple[str, ...]:
 
 
 def choices(
-    tuning: Tuning, found: Sequence[tuple[Trial, dict[str, Any]]]
+    tuning: Tuning, target: Target | None, found: Sequence[tuple[Trial, dict[str, Any]]]
 ) -> tuple[dict[tuple[str, ...], int], pl.DataFrame]:
     """Return the place in the grid that is best for each group, and the table of all means.
 
-    A value with a run that failed, diverged or was not scored is never chosen; a tie goes to the earlier value.
+    A value with a run that failed, diverged or was not scored is never chosen; a tie goes to the earlier value. With
+    metric "time" the mean is that of the runs that reached the target.
     """
-    means: dict[tuple[str, ...], dict[int, list[float]]] = {}
+    played: dict[tuple[str, ...], dict[int, list[dict[str, Any]]]] = {}
     for trial, row in found:
-        means.setdefault(trial.levels, {}).setdefault(trial.place, []).append(_score(tuning, row))
+        played.setdefault(trial.levels, {}).setdefault(trial.place, []).append(row)
     best: dict[tuple[str, ...], int] = {}
     rows = []
-    for group, places in means.items():
-        mean = {place: math.fsum(scores) / len(scores) for place, scores in places.items()}
-        best[group] = min(mean, key=lambda place: (mean[place], place))
-        sign = -1 if tuning.metric == "accuracy" else 1
+    for group, places in played.items():
+        ranks = {place: _rank(tuning, target, runs) for place, runs in places.items()}
+        best[group] = min(ranks, key=lambda place: (ranks[place], place))
         rows += [
             (
                 " · ".join(group) or "all",
                 shown(tuning.values[place]),
                 len(places[place]),
-                sign * mean[place] if math.isfinite(mean[place]) else None,
-                place == best[group] and math.isfinite(mean[place]),
+                _mean(tuning, ranks[place]),
+                place == best[group] and math.isfinite(ranks[place][0]),
             )
-            for place in sorted(mean)
+            for place in sorted(ranks)
         ]
     return best, pl.DataFrame(rows, schema=SCHEMA, orient="row")
 
 
-def _score(tuning: Tuning, row: dict[str, Any]) -> float:
-    """Return what is to be small."""
-    place = 5 if tuning.metric == "accuracy" else 4
-    points = [point for point in row.get("curve", ()) if point[3] == tuning.split]
+def _rank(tuning: Tuning, target: Target | None, runs: Sequence[dict[str, Any]]) -> tuple[float, ...]:
+    """Return what is to be small, first things first; the first is infinite where a run failed or ended without a score.
+
+    With metric "time": how many runs did not reach the target, the mean time of those that did, and, where times are
+    equal or none did, what the target's metric was at the end.
+    """
+    if tuning.metric != "time" or target is None:
+        return (_end(tuning.metric, tuning.split, runs),)
+    end = _end(target.metric, target.split, runs)
+    if not math.isfinite(end):
+        return (math.inf, math.inf, math.inf)
+    there = [found[TIME] for found in (effects.arrival(row, target) for row in runs) if found["reached"]]
+    return (len(runs) - len(there), math.fsum(there) / len(there) if there else math.inf, end)
+
+
+def _end(metric: str, split: str, runs: Sequence[dict[str, Any]]) -> float:
+    """Return the mean of the last values of a metric, accuracy with its sign turned."""
+    return math.fsum(_last(metric, split, row) for row in runs) / len(runs)
+
+
+def _last(metric: str, split: str, row: dict[str, Any]) -> float:
+    place = 5 if metric == "accuracy" else 4
+    points = [point for point in row.get("curve", ()) if point[3] == split]
     if row["status"] != "finished" or not points or points[-1][place] is None:
         return math.inf
-    return -points[-1][place] if tuning.metric == "accuracy" else points[-1][place]
+    return -points[-1][place] if metric == "accuracy" else points[-1][place]
+
+
+def _mean(tuning: Tuning, rank: tuple[float, ...]) -> float | None:
+    """Return the mean of the tuned metric as people read it; ``None`` where there is none."""
+    value = rank[1] if tuning.metric == "time" else rank[0]
+    if not math.isfinite(value):
+        return None
+    return -value if tuning.metric == "accuracy" else value
 
 
 def empty() -> pl.DataFrame:
@@ -120,3 +149,10 @@ def usable(table: pl.DataFrame, group: tuple[str, ...], tuning: Tuning, place: i
     """Whether the best value of a group gave a finite mean."""
     name, value = " · ".join(group) or "all", shown(tuning.values[place])
     return bool(table.filter((pl.col("for") == name) & (pl.col("value") == value) & pl.col("chosen")).height)
+
+
+def watched(study: Study) -> str:
+    """Name what every tuning run must have a finite value of at its end, for messages."""
+    tuning, target = study.tuning, study.target
+    of = target if tuning is not None and tuning.metric == "time" else tuning
+    return "score" if of is None else f"{of.split} {of.metric}"

@@ -204,6 +204,11 @@ def _check_tuning(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
     if tuning is None:
         return
     yield from _check_keys(("tuning", "key"), Level(label="tuned", set={tuning.key: 0}))
+    if tuning.metric == "time":
+        if study.target is None:
+            yield ("tuning", "metric"), 'metric = "time" needs a [target], which is to be reached in it'
+        if tuning.given("split"):
+            yield ("tuning", "split"), 'split must not be given with metric = "time": [target] says it'
     both = [seed for seed in tuning.seeds if seed in study.seeds]
     if both:
         yield ("tuning", "seeds"), f"seed {both[0]} is one of the study's own; what is tuned on it is not tested by it"
