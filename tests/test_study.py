@@ -16,7 +16,7 @@ import pytest
 from desim_fl.errors import RunDirectoryError, RunError, ScenarioError
 from desim_fl.run import execute
 from desim_fl.scenario import load as load_scenario
-from desim_fl.study import conduct, crew, digest, load, tuning
+from desim_fl.study import conduct, crew, digest, effects, load, tuning
 from desim_fl.study.document import Target, Tuning
 from desim_fl.study.playing import Task, key_of
 from desim_fl.study.variants import settings_of, variants
@@ -244,10 +244,18 @@ def test_tuning_by_time_asks_first_who_gets_there(slow: list[Any], fast: list[An
         assert table["mean"].to_list() == [60.0, 30.0]
 
 
+@pytest.mark.parametrize(("hold", "expected"), [(1, (10.0, 1)), (2, (40.0, 1)), (3, (40.0, 1)), (4, (100.0, 0))])
+def test_a_run_that_swings_through_the_target_has_not_got_there(hold: int, expected: tuple[float, int]) -> None:
+    """With ``hold`` so many evaluations on end must be that good, and the first of them counts; the end cuts none short."""
+    row = a_row(0.5, (0, 9.0), (10, 0.5), (20, 3.0), (40, 1.0), (50, 0.9))
+    found = effects.arrival(row, Target(metric="loss", value=1.0, hold=hold))
+    assert (found["time_to_target_s"], found["reached"]) == expected
+
+
 def test_the_digest_tells_means_and_what_is_only_a_bound(tmp_path: Path) -> None:
     """A row a variant with mean and sd, how many got there, and paired ratios; where a side did not get there, bounds or nothing."""
-    text = STUDY.replace("[0, 1, 2]", "[0, 1]") + '[target]\nmetric = "loss"\nvalue = {value}\n'
-    conduct(load(write(tmp_path, text.format(value=1e9))), tmp_path / "out", 1)
+    text = STUDY.replace("[0, 1, 2]", "[0, 1]") + '[target]\nmetric = "loss"\nvalue = 1e9\n'
+    conduct(load(write(tmp_path, text)), tmp_path / "out", 1)
     lines = (tmp_path / "out" / "digest.md").read_text().splitlines()
     assert "Seeds 0, 1; mean ± standard deviation. Target: test loss of at most 1e+09." in lines
     assert lines[6].startswith("| variant | runs | got there | Virtual time to the target (s) |")

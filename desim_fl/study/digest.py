@@ -51,7 +51,8 @@ def _setting(manifest: Mapping[str, Any]) -> str:
     parts = [f"Seeds {', '.join(map(str, manifest['seeds']))}; mean \N{PLUS-MINUS SIGN} standard deviation."]
     if target is not None:
         bound = "at least" if target["metric"] == "accuracy" else "at most"
-        parts.append(f"Target: {target['split']} {target['metric']} of {bound} {target['value']:g}.")
+        hold = "" if target["hold"] == 1 else f", {target['hold']} evaluations on end"
+        parts.append(f"Target: {target['split']} {target['metric']} of {bound} {target['value']:g}{hold}.")
     if tuned is not None:
         chosen = ", ".join(f"{_cell(group)}: {value}" for group, value in tuned["chosen"].items())
         parts.append(f"Tuned beforehand: {tuned['key']} ({chosen}).")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from desim_fl.scenario.server import SEED_MAX
-from desim_fl.scenario.table import Number, Table
+from desim_fl.scenario.table import Count, Number, Table
 
 Label = Annotated[str, Field(min_length=1, max_length=100)]
 Seed = Annotated[int, Field(ge=0, le=SEED_MAX)]
@@ -49,6 +49,11 @@ class Target(Table):
     metric: Literal["accuracy", "loss"] = Field(default="accuracy", description="What is to be reached.")
     value: Number = Field(description="Accuracy of at least, or loss of at most, so much.")
     split: Literal["test", "validation"] = Field(default="test", description="On which part of the data.")
+    hold: Count = Field(
+        default=1,
+        description="Evaluations on end that must be that good; the first of them is when the target was reached. So a run that "
+        "only swings through it has not got there.",
+    )
 
 
 class Tuning(Table):

@@ -87,14 +87,17 @@ def measures(row: Row, target: Target | None) -> dict[str, float]:
 
 
 def arrival(row: Row, target: Target) -> dict[str, float]:
-    """Return when a run that finished reached the target, or when it ended without (``reached`` = 0)."""
+    """Return when a run that finished reached the target, to stay as long as asked, or when it ended without (``reached`` = 0)."""
     place = 5 if target.metric == "accuracy" else 4
-    for point in row["curve"]:
+    scored = [point for point in row["curve"] if point[3] == target.split and point[place] is not None]
+    there = 0
+    for at, point in enumerate(scored):
         value = point[place]
-        if point[3] != target.split or value is None:
-            continue
-        if value >= target.value if target.metric == "accuracy" else value <= target.value:
-            return {TIME: point[0] / 1e6, UPDATES: point[2], "reached": 1}
+        good = value >= target.value if target.metric == "accuracy" else value <= target.value
+        there = there + 1 if good else 0
+        if there == target.hold:
+            first = scored[at + 1 - there]
+            return {TIME: first[0] / 1e6, UPDATES: first[2], "reached": 1}
     return {TIME: row["summary"]["virtual_time_s"], UPDATES: row["summary"]["updates"], "reached": 0}
 
 
