@@ -107,7 +107,10 @@ def _spread(row: dict[str, Any]) -> str:
 
 def _soonest(study: StudyFolder) -> str:
     target = study.manifest["target"]
-    what = f"a {target['split']} {target['metric']} of {target['value']:g}"
+    hold = target.get("hold", 1)
+    what = f"a {target['split']} {target['metric']} of {target['value']:g}" + (
+        f" for {many(hold, 'evaluation')} on end" if hold > 1 else ""
+    )
     rows = study.reach.filter(pl.col("measure") == TIME)
     got = rows.filter(pl.col("median").is_not_null()).sort("median", maintain_order=True)
     never = rows.filter(pl.col("reached") == 0)["variant"].to_list()
