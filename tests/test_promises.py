@@ -339,6 +339,13 @@ class Doubling(Sound):
         return state, Reply(params=view.params + update.counts * update.delta / (0.5 + update.staleness))
 
 
+class Ending(Sound):
+    """At the stop it publishes a model of another kind."""
+
+    def finish(self, state, view):
+        return Reply(params="the end")
+
+
 class First(Sound):
     """Of two updates counts the first one more."""
 
@@ -363,6 +370,7 @@ BROKEN = [
     (Listing(), "sound", "lose of job", "a tuple of Send"),
     (Bare(), "sound", "arrive of job", r"it must answer with \(state, Reply\)"),
     (Stopping(), "sound", "arrive of job", "not in flight"),
+    (Ending(), "sound", "finish", "params like the model's"),
     (Clockless(), "alarms", "start", "after -1.0 s"),
     (Holding(), "alarms", r'alarm\("look"\)', "for the same instant"),
     (Silent(), "publishes", "event 39", "not one version in 40 events"),
@@ -413,8 +421,21 @@ def test_the_sound_one_keeps_all_and_says_what_was_not_looked_at():
         check_strategy("fedbuf")
 
 
+class Choosy(Sound):
+    """Says that it reads outcomes, and turns large models away."""
+
+    def __init__(self):
+        object.__setattr__(self, "reads_outcomes", True)
+
+    def arrive(self, state, view, update):
+        if norm(update.outcome.params) > 3.0:
+            return state, Reply(reject="large")
+        return Sound.arrive(self, state, view, update)
+
+
 def test_who_reads_outcomes_may_and_is_not_played_without():
-    """Declared, a decision on trained values breaks nothing."""
+    """Declared, a decision on trained values breaks nothing, nor does one that falls otherwise where all models are elsewhere."""
+    assert {"timeline", "null"} == set(check_strategy(Choosy()).unchecked) - {"fresh", "order"}
     declared = dataclasses.replace(Asking(), reads_outcomes=True)
     assert {"timeline", "null"} <= set(check_strategy(declared).unchecked)
 

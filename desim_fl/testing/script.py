@@ -87,7 +87,7 @@ class Event(NamedTuple):
     def told(self) -> str:
         """The event in words."""
         if self.job is None:
-            return f"event {self.number}: an alarm"
+            return f"event {self.number}: {self.what}"
         return f"event {self.number}: {self.what} of job {self.job.id} (client {self.job.client})"
 
 
@@ -99,7 +99,20 @@ def play(strategy: Strategy, scene: Scene, values: Values, ask: Ask = once) -> l
         if not ground.jobs and not ground.alarms:
             break
         played.append(_next(ground, number, values))
+    if len(played) == scene.events and hasattr(strategy, "finish"):
+        ending: Any = Ending(strategy)
+        played.append(Event(scene.events, "finish", None, ask(ending, "finish", (ground.state, ground))[1]))
     return played
+
+
+class Ending(NamedTuple):
+    """A strategy at the stop of a run, whose answer is like those to other events."""
+
+    strategy: Any
+
+    def finish(self, state: Any, view: Playground) -> tuple[Any, Reply]:
+        """Ask what to publish of what is left; the state is not asked for again."""
+        return state, self.strategy.finish(state, view)
 
 
 def _next(ground: Playground, number: int, values: Values) -> Event:
