@@ -309,6 +309,14 @@ class Stranger(Sound):
         return state, Sound.arrive(self, state, view, update)[1]._replace(shares=((update.job.id + 1, 0.5),))
 
 
+class Loyal(Sound):
+    """States a share for the first job it ever heard of, again and again."""
+
+    def arrive(self, state, view, update):
+        state = state or (update.job.id,)
+        return state, Sound.arrive(self, state, view, update)[1]._replace(shares=((state[0], 0.5),))
+
+
 class Short(Sound):
     """Averages models with weights that add up to 0.9."""
 
@@ -381,6 +389,7 @@ BROKEN = [
     (Numbers(), "null", "event 0: arrive of job 0", "where nothing is trained"),
     (Greedy(), "shares", "event 0: arrive of job 0", "sum at most 1"),
     (Stranger(), "shares", "event 0: arrive of job 0", r"jobs \[1\]"),
+    (Loyal(), "shares", "arrive of job", r"jobs \[0\], which brought nothing that was not averaged"),
     (Short(), "weights", "event 0: arrive of job 0", "8.0 further"),
     (Trusting(), "no trace", "event", "must weigh nothing"),
     (Taking(), "no trace", "event", "must weigh nothing"),
