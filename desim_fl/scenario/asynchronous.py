@@ -160,12 +160,14 @@ class Area(Bounded):
 
 
 class AsoFed(Bounded):
-    """Experimental: the server's rule of ASO-Fed (Chen et al., IEEE BigData 2020)."""
+    """Experimental: the server's rule of ASO-Fed (Chen et al., IEEE BigData 2020); the clients' is in [training]."""
 
     no_delta: ClassVar[str | None] = (
         "its fixed point is the mean of the clients' latest models, which it must step to exactly"
     )
-    name: Literal["asofed"] = Field(default="asofed", description="Experimental: the server's rule of ASO-Fed.")
+    name: Literal["asofed"] = Field(
+        default="asofed", description="Experimental: ASO-Fed; gradient_decay in [training] is its clients' part."
+    )
 
 
 class FedAsmuStatic(Bounded):

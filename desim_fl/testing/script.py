@@ -22,7 +22,8 @@ NOTHING: Mapping[int, float] = MappingProxyType({})
 class Scene(NamedTuple):
     """On what ground a strategy is played, and what is known of it.
 
-    ``sizes`` are the clients' training examples (one of them has none), ``concurrency`` and ``policy`` those of a scenario's
+    ``sizes`` are the clients' training examples (one of them has none; free clients leave by number, so it is not the
+    first), ``concurrency`` and ``policy`` those of a scenario's
     [run]. With ``tiers`` client c is in the group "tier c mod tiers". ``events`` is how many things happen.
     ``fresh_as`` is the base rule: a strategy that this one must equal where nothing is stale. ``ordered = True`` says that the
     order in which the updates of one version come matters. ``moves = False`` says that the method is not indifferent to
