@@ -103,7 +103,15 @@ def _seconds(column: pl.Series) -> float:
 
 def tables(folder: Path, clients: pl.DataFrame, bill: Bill) -> dict[str, pl.DataFrame]:
     """Both tables of a run whose events lie in ``folder``, by name."""
-    events = eventlog.read(folder / "events") if any((folder / "events").glob("part-*.parquet")) else _nothing()
+    return made(
+        eventlog.read(folder / "events") if any((folder / "events").glob("part-*.parquet")) else _nothing(),
+        clients,
+        bill,
+    )
+
+
+def made(events: pl.LazyFrame, clients: pl.DataFrame, bill: Bill) -> dict[str, pl.DataFrame]:
+    """Both tables, of these events."""
     lost = losses(events, clients)
     return {"losses": lost, "classes": classes(clients, lost, {**bill.energy_j, **bill.cost})}
 

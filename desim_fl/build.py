@@ -26,7 +26,7 @@ from desim_fl.ticks import to_ticks
 from desim_fl.world import Evaluations, Monitor, StopRules, World
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -57,6 +57,13 @@ class Built:
     trace: Trace | None = None
 
 
+class Told(NamedTuple):
+    """Who tells what training gave, made from the clients' sizes; and the size of the model, where that is known."""
+
+    executor: Callable[[Sequence[int]], Executor]
+    model_bytes: int | None = None
+
+
 class Early(NamedTuple):
     """What ends jobs or the run early: the patience of local training, and what a run watches."""
 
@@ -73,23 +80,27 @@ def build(
     timing_only: bool = False,
     assume_full_work: bool = False,
     stored: allotment.Stored | None = None,
+    told: Told | None = None,
 ) -> Built:
     """Wire a world; with ``timing_only`` no torch is imported and nothing is trained; ``stored`` is a partition to keep.
 
+    With ``told`` nothing is trained either, but the timeline may read what that executor tells.
+
     Raises ``ScenarioError`` for what the scenario alone could not show (too few samples, a missing module, ...).
     """
-    footprint.require(scenario, timing_only=timing_only)
+    trains = not timing_only and told is None
+    footprint.require(scenario, timing_only=not trains)
     people, validation, known = allotment.allotted(scenario, stored)
-    size_bytes = _model_bytes(scenario, *((known.shape, known.classes) if known is not None else ((), 0)))
-    if not timing_only:
+    size_bytes = _model_bytes(scenario, *((known.shape, known.classes) if known is not None else ((), 0)), told)
+    if trains:
         footprint.require_model(size_bytes, scenario)
     assignment = _assignment(scenario, people)
     trips = fleet.trips(scenario, people, size_bytes, assignment)
     presence, trace = circumstances.availability(scenario, people)
     full_work = timing_only and assume_full_work
     early = NEVER if full_work else _early(scenario, assignment)
-    task, sha256 = (None, None) if timing_only else _task(scenario, people, validation, early.patience)
-    executor, reason = _executor(scenario, task, people, assignment, early)
+    task, sha256 = _task(scenario, people, validation, early.patience) if trains else (None, None)
+    executor, reason = _executor(scenario, task, people, assignment, early, told)
     world = World(
         strategy=_strategy(scenario),
         selector=_selector(scenario, people, trips),
@@ -160,7 +171,9 @@ def _options(table: Any, *without: str) -> dict[str, Any]:
 # ---- virtual time
 
 
-def _model_bytes(scenario: Scenario, shape: Sequence[int], classes: int) -> int:
+def _model_bytes(scenario: Scenario, shape: Sequence[int], classes: int, told: Told | None) -> int:
+    if told is not None and told.model_bytes is not None:
+        return told.model_bytes
     if scenario.model.name in closed_form.MODELS:
         return FLOAT_BYTES * closed_form.numbers(scenario, shape, classes)
     return model_facts(scenario.model.name, _model_args(scenario), shape, classes).total_bytes
@@ -279,8 +292,10 @@ def _evaluations(scenario: Scenario) -> Evaluations:
 
 
 def _executor(
-    scenario: Scenario, task: Task | None, people: Population, assignment: Assignment, early: Early
+    scenario: Scenario, task: Task | None, people: Population, assignment: Assignment, early: Early, told: Told | None
 ) -> tuple[Executor, str]:
+    if told is not None:
+        return told.executor(people.sizes), "what training gave is told"
     if task is None:
         return NullExecutor(people.sizes), "plan trains nothing"
     from desim_fl.executors.choice import Wish, choose, reusing  # noqa: PLC0415  (plan needs none that trains)

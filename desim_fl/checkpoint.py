@@ -245,6 +245,15 @@ def latest(folder: Path, device: str = "cpu") -> tuple[Any, list[str]]:
     return None, faults
 
 
+def damage(path: Path) -> str | None:
+    """Say what is wrong with a file; ``None`` = it is whole."""
+    try:
+        _whole(path)
+    except CheckpointError as error:
+        return str(error)
+    return None
+
+
 def _whole(path: Path) -> bytes:
     try:
         content = path.read_bytes()

@@ -9,7 +9,7 @@ from pathlib import Path
 from time import monotonic  # decides when to write, and nothing that the run computes
 from typing import TYPE_CHECKING, NamedTuple
 
-from desim_fl import checkpoint
+from desim_fl import checkpoint, durable
 from desim_fl.algebra import Null
 from desim_fl.core import Model
 from desim_fl.errors import CheckpointError
@@ -81,6 +81,7 @@ class Keeper:
 
     def __init__(self, built: Built, folder: Path, facts: dict[str, str]) -> None:
         self.folder, self._facts = folder / FOLDER, facts
+        durable.sweep(self.folder)
         self.refused = _refusal(built)
         self.count = 0
         self._rules = built.scenario.checkpoint

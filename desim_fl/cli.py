@@ -216,29 +216,27 @@ def _given(flags: dict[str, Any]) -> list[str]:
 def verify(
     folder: Annotated[Path | None, typer.Argument(help="Run directory.", show_default=False)] = None,
     *,
-    rerun: Annotated[
-        bool, typer.Option("--rerun", help="Play the run again and compare every hash and table.")
-    ] = False,
+    rerun: Annotated[bool, typer.Option("--rerun", help="Train again, too, and compare every hash and table.")] = False,
     oracles: Annotated[
         bool, typer.Option("--oracles", help="Compare the simulator with closed forms instead of checking a run.")
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Re-check laws, staleness and hashes of a run directory from its files alone; or the simulator against theory."""
+    """Check a run directory whole, and play its timeline again without training; or the simulator against theory."""
     if oracles == (folder is not None) or (oracles and rerun):
         raise ScenarioError("verify takes a run directory, or --oracles alone; one of the two")
     if folder is None:
         _verify_oracles(as_json=as_json)
         return
-    from desim_fl.verify import verify as check  # noqa: PLC0415  (polars is not needed to print help)
+    from desim_fl.verify import inspected  # noqa: PLC0415  (polars is not needed to print help)
 
     with contextlib.redirect_stdout(sys.stderr):  # a user's model may print
-        problems = check(folder, rerun=rerun)
+        problems, notes = inspected(folder, rerun=rerun)
     if as_json:
-        typer.echo(json.dumps({"run_dir": str(folder), "ok": not problems, "problems": problems}))
-    elif problems:
-        _complain("\n".join(problems))
-    else:
+        typer.echo(json.dumps({"run_dir": str(folder), "ok": not problems, "problems": problems, "notes": notes}))
+    elif problems or notes:
+        _complain("\n".join([*problems, *(f"note: {note}" for note in notes)]))
+    if not problems and not as_json:
         typer.echo(f"{folder}: laws, staleness and hashes hold" + ("; the rerun is identical" if rerun else ""))
     if problems:
         raise typer.Exit(1)

@@ -72,13 +72,17 @@ class ResumableEngine(Engine):
         self.readings.tell_again(held.read)
         if isinstance(self._strategy, Decisions):
             self._strategy.tell_again(held.decided)
-        self._begin()
-        while self.why is None and self._env.peek() <= held.tick:
-            self._env.step()
+        self.play_to(held.tick)
         if self.why is not None or self.now != held.tick:
             raise CheckpointError(f"the timeline has no instant at tick {held.tick}; {OTHER_RUN}")
         self._take_up(held)
         return self._play(watch)
+
+    def play_to(self, tick: int) -> None:
+        """Play the start, and every instant up to this one."""
+        self._begin()
+        while self.why is None and self._env.peek() <= tick:
+            self._env.step()
 
     @property
     def between_instants(self) -> bool:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from desim_fl.checkpointing import Saved
     from desim_fl.engine import Engine
     from desim_fl.evaluation import Evaluation
+    from desim_fl.eventlog import Segment
     from desim_fl.rundir import WallParts
     from desim_fl.scenario import Scenario
 
@@ -40,7 +41,7 @@ RUNNING, FINISHED, FAILED, INTERRUPTED = "running", "finished", "failed", "inter
 
 @dataclass(slots=True)
 class Session:
-    """A run being played: its engine, what was measured, and where it is written (``None`` = nowhere).
+    """A run being played: its engine, what was measured, and where it is written (``None`` = nowhere, or to ``sink``).
 
     ``keeper`` keeps checkpoints; with ``saved`` the run goes on from one.
     """
@@ -49,6 +50,7 @@ class Session:
     folder: Path | None
     keeper: Keeper | None = None
     saved: Saved | None = None
+    sink: Callable[[Segment], None] | None = None
     engine: ResumableEngine = field(init=False)
     evaluations: list[Evaluation] = field(init=False, default_factory=list)
     status: str = field(init=False, default=FINISHED)
@@ -59,7 +61,7 @@ class Session:
     resumed_ticks: int = field(init=False, default=-1)
 
     def __post_init__(self) -> None:
-        sink = None if self.folder is None else self._sinks(self.folder)
+        sink = self.sink if self.folder is None else self._sinks(self.folder)
         world = self.built.world if self.saved is None else asleep(self.built.world)
         self.engine = ResumableEngine(world, EventLog(sink), self._record)
         if self.saved is not None:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
+
     from desim_fl.build import Built
     from desim_fl.evaluation import Evaluation
     from desim_fl.usage import Usage
@@ -221,8 +223,17 @@ class WallParts:
 
 
 def write_manifest(folder: Path, manifest: Mapping[str, Any]) -> None:
-    """Write the manifest as strict JSON; NaN is an error here, so callers null it."""
+    """Write the manifest as strict JSON, among its ``files`` its own hash; NaN is an error here, so callers null it."""
+    if isinstance(manifest.get("files"), dict):
+        manifest = {**manifest, "files": dict(sorted({**manifest["files"], MANIFEST: seal(manifest)}.items()))}
     write_bytes(folder / MANIFEST, json.dumps(manifest, indent=2, allow_nan=False).encode() + b"\n")
+
+
+def seal(manifest: Mapping[str, Any]) -> str:
+    """Hash of what a manifest says, but for this hash itself; raises ``ValueError`` where it is no strict JSON."""
+    files = {name: sha256 for name, sha256 in manifest["files"].items() if name != MANIFEST}
+    said = json.dumps({**manifest, "files": files}, sort_keys=True, allow_nan=False)
+    return hashlib.sha256(said.encode()).hexdigest()
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -323,11 +334,18 @@ def stored_partition(folder: Path) -> Stored | None:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from error
     if not len(owners):
         return None
-    parts = tuple(indices[owners == client] for client in range(int(owners.max()) + 1))
+    parts = by_client(owners, indices, int(owners.max()) + 1)
     if partition_sha256(parts) != known.get("partition_sha256"):
         raise RunDirectoryError(f"{path} is not the partition that the run began with")
     held = indices[owners == -1]
     return Stored(parts, held if len(held) else None)
+
+
+def by_client(owners: NDArray[np.int64], indices: NDArray[np.int64], count: int) -> tuple[NDArray[np.int64], ...]:
+    """Samples of each of the clients 0 to ``count`` - 1, in the order of the table."""
+    order = np.argsort(owners, kind="stable")
+    ends = np.searchsorted(owners[order], np.arange(count + 1))
+    return tuple(np.split(indices[order], ends)[1:-1]) if count else ()
 
 
 def save_model(folder: Path, tensors: Mapping[str, Any]) -> str:
@@ -337,6 +355,16 @@ def save_model(folder: Path, tensors: Mapping[str, Any]) -> str:
     content = save(dict(tensors), metadata=MODEL_METADATA)
     write_bytes(folder / "model.safetensors", content)
     return hashlib.sha256(content).hexdigest()
+
+
+def model_bytes(folder: Path) -> int | None:
+    """Size of all tensors in ``model.safetensors``, from its header alone; ``None`` where there is no such file."""
+    try:
+        with (folder / "model.safetensors").open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        return max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+    except (OSError, ValueError, KeyError, TypeError, IndexError, AttributeError, OverflowError, MemoryError):
+        return None
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -355,8 +383,8 @@ def rehash(folder: Path, name: str) -> None:
     """Put the hash of one file that was written anew into the manifest."""
     manifest = read_manifest(folder)
     if isinstance(manifest.get("files"), dict):
-        manifest["files"] = dict(sorted({**manifest["files"], name: file_sha256(folder / name)}.items()))
-        write_manifest(folder, manifest)
+        files = {**manifest["files"], name: file_sha256(folder / name)}
+        write_manifest(folder, {**manifest, "files": files})
 
 
 def file_sha256(path: Path) -> str:

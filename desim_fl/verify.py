@@ -1,29 +1,49 @@
-"""Check a run directory: its laws from the event log alone, its hashes, and, if asked, the same run again."""
+"""Check a run directory whole: what its files say of each other, and its timeline played again; if asked, all trained again."""
 
 from __future__ import annotations
 
 import tempfile
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import polars as pl
 
-from desim_fl import allotment, balance, eventlog, link_usage, recount, rundir, tables
-from desim_fl.errors import RunDirectoryError, ScenarioError
+from desim_fl import (
+    __version__,
+    allotment,
+    balance,
+    claims,
+    eventlog,
+    inventory,
+    link_usage,
+    recount,
+    replay,
+    rundir,
+    tables,
+)
+from desim_fl.errors import ScenarioError
 from desim_fl.laws import Audit, Row
 from desim_fl.population import partition_sha256
 from desim_fl.provenance import versions
-from desim_fl.run import FINISHED, execute, finite
+from desim_fl.replay import Case
+from desim_fl.run import execute, finite
 from desim_fl.scenario import load
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from desim_fl.scenario import Scenario
 
 _FIELDS = list(Row._fields)
-_MOST = 20
+_MOST = 20  # sentences of each way of looking
+
+
+class Verdict(NamedTuple):
+    """What is wrong with a run directory (nothing = all is well), and what its reader must know besides."""
+
+    problems: list[str]
+    notes: list[str]
 
 
 def verify(folder: Path, *, rerun: bool = False) -> list[str]:
@@ -31,182 +51,222 @@ def verify(folder: Path, *, rerun: bool = False) -> list[str]:
 
     Raises ``RunDirectoryError`` where there is no run directory to check.
     """
-    manifest = rundir.read_manifest(folder)
-    events = _events(folder)
+    return inspected(folder, rerun=rerun).problems
+
+
+def inspected(folder: Path, *, rerun: bool = False) -> Verdict:
+    """Check a run directory, also one of a run that did not finish: then what is there.
+
+    Raises ``RunDirectoryError`` where there is no run directory to check.
+    """
+    manifest = rundir.known_manifest(folder)
+    if manifest is None:
+        return _without_manifest(folder)
+    found = list(claims.form(manifest))
+    if found:
+        return Verdict(found, [])
+    notes = [*claims.state(folder, manifest), *_versions(manifest)]
+    notes += [f"{name} was left half-written by a process that was killed" for name in inventory.leftovers(folder)]
+    case, found = _case(folder, manifest)
+    looks = [inventory.faults(folder, manifest), inventory.checkpoints(folder, manifest)]
+    if case is not None:
+        looks = [_problems(case), replay.faults(case, notes), *looks]
+    for look in looks:
+        found += [told for told in _told(look) if not _repeats(found, told)]
+    if rerun and case is not None and not found:
+        found = _told(_differences(case))
+    return Verdict(list(dict.fromkeys(found)), notes)
+
+
+def _told(look: Iterator[str]) -> list[str]:
+    """The first sentences of one way of looking; what cannot be read on the way is one more."""
+    found = []
     try:
-        found = list(islice(_problems(folder, manifest, events), _MOST))
-        if rerun and not found:
-            found = list(islice(_differences(folder, manifest, events), _MOST))
-        found = found or list(islice(_files(folder, manifest), _MOST))
+        found.extend(islice(look, _MOST))
     except (OSError, ScenarioError, pl.exceptions.PolarsError) as error:
-        return [f"a part of the run directory is missing or cannot be read: {error}"]
+        found.append(f"a part of the run directory is missing or cannot be read: {error}")
     return found
 
 
-def _files(folder: Path, manifest: dict[str, Any]) -> Iterator[str]:
-    """Compare every file with its hash in the manifest: what no other check looks at."""
-    known = manifest.get("files")
-    if not isinstance(known, dict):
-        return
-    there = rundir.file_hashes(folder)
-    for name in sorted(known.keys() | there.keys()):
-        if name not in there:
-            yield f"{name} is missing"
-        elif name not in known:
-            yield f"{name} is there, but the run did not write it"
-        elif known[name] != there[name]:
-            yield f"{name} is not what the run wrote"
+def _repeats(found: list[str], told: str) -> bool:
+    """Whether a claim of the manifest was found wrong already, in another way."""
+    claim, equals, _ = told.partition(" = ")
+    return (
+        bool(equals)
+        and claim.startswith("the manifest says ")
+        and any(each.startswith(claim + equals) for each in found)
+    )
 
 
-def _events(folder: Path) -> pl.DataFrame:
+def _without_manifest(folder: Path) -> Verdict:
+    """Judge a folder whose manifest cannot be read: nothing else can be held against it."""
+    path, begun = folder / rundir.MANIFEST, (folder / "events").exists()
+    if not (folder / rundir.SCENARIO).is_file() and not begun:
+        rundir.read_manifest(folder)  # raises
+    if not path.exists() and not begun:
+        return Verdict([], [f"the run was killed before it began; desim-fl resume {folder} begins it"])
+    why = "cannot be read" if path.exists() else "is missing"
+    return Verdict([f"{rundir.MANIFEST} {why}, and without it nothing else can be checked"], [])
+
+
+def _versions(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Say which parts that bear on a timeline were of other versions then."""
+    wrote = {**manifest["versions"], "desim_fl": manifest.get("desim_fl")}
+    for name, mine in {**versions(), "desim_fl": __version__}.items():
+        if name in {"desim_fl", "numpy", "simpy"} and wrote.get(name) != mine:
+            yield f"the run was written with {name} {wrote.get(name)}, this is {mine}"
+
+
+# ---- what its files say of each other
+
+
+def _case(folder: Path, manifest: dict[str, Any]) -> tuple[Case | None, list[str]]:
+    """Read everything; ``None`` beside what is wrong where that is too little to compare anything with."""
+    written, found, read = manifest.get("status") != "running", list[str](), dict[str, pl.DataFrame]()
     try:
-        return tables.collected(eventlog.read(folder / "events"))
-    except (OSError, pl.exceptions.PolarsError) as error:
-        raise RunDirectoryError(f"{folder}/events cannot be read: {error}") from error
+        scenario = load(folder / rundir.SCENARIO)
+    except ScenarioError as error:
+        return None, [f"{rundir.SCENARIO} is missing or cannot be read: {error}"]
+    network = scenario.network
+    wanted = {*inventory.SCHEMAS} - ({"links"} if not (network.shares_down or network.shares_up) else set())
+    for name in inventory.SCHEMAS:
+        table, problems = inventory.read(folder, name, wanted=written and name in wanted)
+        found += problems
+        if table is not None:
+            read[name] = table
+    for name, check in (("clients", claims.roll), ("partition", claims.owners)):
+        if name in read and (fault := check(read[name], scenario.clients.count)):
+            found.append(fault)
+            del read[name]
+    if scenario.sha256() != manifest.get("scenario_sha256"):
+        found.append(
+            f"scenario_sha256: the manifest says {manifest.get('scenario_sha256')}, the files give {scenario.sha256()}"
+        )
+        return None, found
+    if not written and "events" not in read and not found:
+        read["events"] = pl.DataFrame(schema=eventlog.schema())
+    return (Case(folder, manifest, scenario, read) if "events" in read else None), found
 
 
-def _problems(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
-    if dict(events.schema) != eventlog.schema():
-        yield "the table events does not have the schema that this version writes"
-        return
-    empty = [name for name in _FIELDS if events[name].null_count()]
-    if empty:
-        yield f"the table events has empty cells in {', '.join(empty)}"
-        return
-    foreign = list(_foreign(folder))
-    if foreign:
-        yield from foreign
-        return
-    if not isinstance(manifest.get("summary"), dict):
-        yield "the manifest has no summary"
-        return
-    audit = Audit(*_bounds(folder))
+def _problems(case: Case) -> Iterator[str]:
+    """Check laws, hashes and sums."""
+    manifest, events = case.manifest, case.events
+    audit = Audit(*_bounds(case.scenario))
     rows = (Row(*values) for values in events.select(_FIELDS).cast({"kind": pl.String}).iter_rows())
     yield from audit.problems(rows)
+    yield from claims.faults(case.folder, manifest, case.scenario)
+    yield from _partition(case)
+    if not case.written:
+        return
     yield from _endings(manifest, audit)
-    summary = manifest.get("summary", {})
+    yield from _hashes(case)
+    summary, reached = manifest["summary"], manifest["summary"]["virtual_time_s"]
     for name, value in audit.totals().items():
         if summary.get(name) != value:
             yield f"the manifest says {name} = {summary.get(name)}, the event log {value}"
-    yield from _hashes(folder, manifest, events)
-    reached = manifest["summary"].get("virtual_time_s")
-    if not isinstance(reached, (int, float)) or round(reached * 1e6) < audit.ticks:
-        yield f"the manifest says virtual_time_s = {reached}, the event log reaches {audit.ticks / 1e6}"
-        return
-    yield from _recounted(folder, manifest, events, round(reached * 1e6))
+    yield from claims.times(manifest, events)
+    there = case.tables
+    if there.keys() >= {"clients", "metrics"}:
+        yield from _recounted(case, round(reached * 1e6))
+    if there.keys() >= {"partition", "metrics"}:
+        yield from claims.scores(case.scenario, there["metrics"], int((there["partition"]["client"] == -1).sum()))
+    if "wall" in there:
+        yield from claims.timed(there["wall"], events)
 
 
-def _foreign(folder: Path) -> Iterator[str]:
-    """Name the tables that do not have the columns that this version writes, or hold nothing where a number belongs."""
-    for name, schema in rundir.SCHEMAS.items():
-        table = tables.parquet(folder / f"{name}.parquet")
-        if list(table.schema.items()) != list(schema.items()):
-            yield f"the table {name} does not have the schema that this version writes"
-            continue
-        empty = [column for column in rundir.COUNTED if column in schema and table[column].null_count()]
-        if empty:
-            yield f"the table {name} has empty cells in {', '.join(empty)}"
-        elif name == "clients" and (fault := _roll(table, load(folder / "scenario.toml").clients.count)):
-            yield fault
-
-
-def _roll(clients: pl.DataFrame, count: int) -> str | None:
-    """Say so where the table does not hold each client of the scenario once, in order."""
-    numbers = clients["client"].to_list()
-    return None if numbers == list(range(count)) else f"the table clients does not hold the {count} clients in order"
-
-
-def _bounds(folder: Path) -> tuple[int | None, int]:
+def _bounds(scenario: Scenario) -> tuple[int | None, int]:
     """Read the bounds on jobs in flight and on those of a client.
 
     The first is ``None`` in open systems, and where stragglers of closed rounds fly on beside it.
     """
-    scenario = load(folder / "scenario.toml")
     run = scenario.run
     places = scenario.strategy.places(scenario.clients.count, run.concurrency)
     return None if run.arrivals is not None else places, run.client_queue or 1
 
 
-def _endings(manifest: dict[str, Any], audit: Audit) -> Iterator[str]:
-    finished = manifest.get("status") == FINISHED
+def _endings(manifest: Mapping[str, Any], audit: Audit) -> Iterator[str]:
+    finished, reached = manifest.get("status") == "finished", manifest["summary"]["virtual_time_s"]
     if finished and (audit.last is None or audit.last.kind != "stop"):
         yield "the run is finished, but its last row is no stop"
-    reached = manifest.get("summary", {}).get("virtual_time_s")
     if finished and audit.last is not None and reached != audit.ticks / 1e6:
         yield f"the manifest says virtual_time_s = {reached}, the stop row {audit.ticks / 1e6}"
+    elif round(reached * 1e6) < audit.ticks:
+        yield f"the manifest says virtual_time_s = {reached}, the event log reaches {audit.ticks / 1e6}"
 
 
-def _hashes(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
-    found = {"timeline_sha256": eventlog.timeline_sha256(events)}
-    if manifest.get("model_sha256") is not None:
-        model = folder / "model.safetensors"
-        found["model_sha256"] = rundir.file_sha256(model) if model.exists() else "(no such file)"
-    people = tables.parquet(folder / "clients.parquet")["examples"].to_list()
-    samples = tables.parquet(folder / "partition.parquet")
-    owners = samples["client"].to_numpy()
-    parts = [samples["index"].to_numpy()[owners == client] for client in range(len(people))] if len(samples) else []
-    if len(samples) and [len(part) for part in parts] != people:
+def _partition(case: Case) -> Iterator[str]:
+    """Compare the partition with its hash, and with the table ``clients``."""
+    if "partition" not in case.tables:
+        return
+    samples, count = case.tables["partition"], case.scenario.clients.count
+    held = rundir.by_client(samples["client"].to_numpy(), samples["index"].to_numpy(), count)
+    people = case.tables["clients"]["examples"].to_list() if "clients" in case.tables else [len(part) for part in held]
+    if len(samples) and [len(part) for part in held] != people:
         yield "the table partition gives the clients other numbers of samples than the table clients"
-    found["partition_sha256"] = partition_sha256(parts, people)
-    found["scenario_sha256"] = load(folder / "scenario.toml").sha256()
+    if len(samples) or "clients" in case.tables:
+        found = partition_sha256(held if len(samples) else [], people)
+        if case.manifest.get("partition_sha256") != found:
+            yield f"partition_sha256: the manifest says {case.manifest.get('partition_sha256')}, the files give {found}"
+
+
+def _hashes(case: Case) -> Iterator[str]:
+    manifest, model = case.manifest, case.folder / "model.safetensors"
+    found = {"timeline_sha256": eventlog.timeline_sha256(case.events)}
+    if manifest.get("model_sha256") is not None:
+        found["model_sha256"] = rundir.file_sha256(model) if model.is_file() else "(no such file)"
     for name, value in found.items():
         if manifest.get(name) != value:
             yield f"{name}: the manifest says {manifest.get(name)}, the files give {value}"
 
 
-def _recounted(folder: Path, manifest: dict[str, Any], events: pl.DataFrame, ticks: int) -> Iterator[str]:
+def _recounted(case: Case, ticks: int) -> Iterator[str]:
     """Compare what the tables add up to with the table ``clients``, the manifest and the scenario."""
+    events, table, scenario = case.events, case.tables["clients"], case.scenario
     if (events["time_s"].to_numpy() != events["ticks"].to_numpy() / 1e6).any():
         yield "the column time_s of the table events is not ticks / 1,000,000"
-    summary, table = manifest["summary"], tables.parquet(folder / "clients.parquet")
-    scenario = load(folder / "scenario.toml")
-    pauses = scenario.availability.pauses
+    summary, pauses = case.manifest["summary"], scenario.availability.pauses
     yield from recount.copy_faults(events)
     yield from recount.client_faults(table, events, ticks, pauses=pauses)
-    expected = recount.summary(events, len(table), ticks, pauses=pauses) | _last_scores(folder)
+    expected = recount.summary(events, len(table), ticks, pauses=pauses) | _last_scores(case.tables["metrics"])
     expected |= {name: table[name].sum() for name in ("bytes_down", "bytes_up")}
     for name, value in expected.items():
         if not recount.same(summary.get(name), value):
             yield f"the manifest says {name} = {summary.get(name)}, the tables give {value}"
-    yield from _link_faults(folder, scenario, summary, events, ticks)
+    yield from _link_faults(case, ticks)
     yield from recount.bill_faults(table, summary, scenario.clients, ticks)
-    by_class = {name: tables.parquet(folder / f"{name}.parquet") for name in balance.SCHEMAS}
-    yield from balance.faults(by_class, events, table, recount.charges(table, scenario.clients, ticks))
-    for name, value in (("seed", scenario.run.seed), ("scenario_name", scenario.name)):
-        if manifest.get(name) != value:
-            yield f"the manifest says {name} = {manifest.get(name)}, the scenario {value}"
+    if case.tables.keys() >= balance.SCHEMAS.keys():
+        yield from balance.faults(case.tables, events, table, recount.charges(table, scenario.clients, ticks))
 
 
-def _link_faults(
-    folder: Path, scenario: Scenario, summary: dict[str, Any], events: pl.DataFrame, ticks: int
-) -> Iterator[str]:
+def _link_faults(case: Case, ticks: int) -> Iterator[str]:
     """Check the table ``links``, which there is where transfers share some."""
-    network = scenario.network
+    network, summary = case.scenario.network, case.manifest["summary"]
     shared = [name for name, holds in (("egress", network.shares_down), ("ingress", network.shares_up)) if holds]
-    if not shared:
+    if not shared or "links" not in case.tables:
         return
-    links = tables.parquet(folder / "links.parquet")
-    if list(links.schema.items()) != list(link_usage.SCHEMA.items()):
-        yield "the table links does not have the schema that this version writes"
-        return
-    yield from link_usage.faults(links, events, shared, ticks)
+    links = case.tables["links"]
+    yield from link_usage.faults(links, case.events, shared, ticks)
     if not recount.same(summary.get("links"), found := link_usage.summary(links, ticks / 1e6)):
         yield f"the manifest says links = {summary.get('links')}, the tables give {found}"
 
 
-def _last_scores(folder: Path) -> dict[str, float | None]:
+def _last_scores(metrics: pl.DataFrame) -> dict[str, float | None]:
     """Accuracy and loss of the last test evaluation, as the manifest writes them."""
-    tests = tables.parquet(folder / "metrics.parquet").filter(pl.col("split") == "test").tail(1)
+    tests = metrics.filter(pl.col("split") == "test").tail(1)
     row = tests.row(0, named=True) if len(tests) else {}
     return {name: finite(row.get(name)) for name in ("accuracy", "loss")}
 
 
-def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -> Iterator[str]:
+# ---- the same run again
+
+
+def _differences(case: Case) -> Iterator[str]:
     """Play the resolved scenario again and compare everything but wall facts."""
-    scenario = load(folder / "scenario.toml", ["executor.reuse=false"])  # to train again is the point
+    folder, manifest = case.folder, case.manifest
+    scenario = load(folder / rundir.SCENARIO, ["executor.reuse=false"])  # to train again is the point
     stored = rundir.stored_partition(folder)
     if stored is not None and (redrawn := allotment.allotted(scenario).people.sha256()) != manifest["partition_sha256"]:
-        mine, theirs = (facts.get("numpy") for facts in (versions(), manifest.get("versions", {})))
+        mine, theirs = (facts.get("numpy") for facts in (versions(), manifest["versions"]))
         yield (
             f"partition: drawn anew it would be another one ({redrawn[:12]}...), with NumPy {mine}, than the run's, with NumPy "
             f"{theirs}; what follows keeps the run's own"
@@ -221,11 +281,9 @@ def _differences(folder: Path, manifest: dict[str, Any], events: pl.DataFrame) -
         for name, value in fresh["summary"].items():
             if name != "wall_s" and not recount.same(manifest["summary"].get(name), value):
                 yield f"summary.{name}: this run has {manifest['summary'].get(name)}, the rerun {value}"
-        yield from _first_difference("events", events, _events(again))
-        shared = ["links"] if (folder / "links.parquet").exists() else []
-        for name in (*rundir.SCHEMAS, *shared):
-            before, after = (tables.parquet(place / f"{name}.parquet") for place in (folder, again))
-            yield from _first_difference(name, before, after)
+        for name in ("events", *rundir.SCHEMAS, *(["links"] if "links" in case.tables else [])):
+            made = eventlog.read(again / "events") if name == "events" else pl.scan_parquet(again / f"{name}.parquet")
+            yield from _first_difference(name, case.tables[name], tables.collected(made))
 
 
 def _first_difference(name: str, before: pl.DataFrame, after: pl.DataFrame) -> Iterator[str]:

@@ -98,18 +98,20 @@ class Run(Table):
 
     def idle(self) -> frozenset[str]:
         """Return the options of selections that are not chosen, and what an open system, or no patience, has no use for."""
-        open_system = ("concurrency", "dispatch") if self.arrivals is not None else ()
-        chosen = ("selector_args",) if self.selector is None else ("selection",)
-        return (
-            frozenset(open_system)
-            | frozenset(chosen)
-            | frozenset({"monitor"} if self.patience is None else ())
-            | frozenset(
-                key
-                for key in type(self).model_fields
-                for name, prefix in SELECTION_KEYS.items()
-                if key.startswith(prefix) and name != self.selection
-            )
+        facts = {
+            "concurrency": self.arrivals is not None,
+            "dispatch": self.arrivals is not None,
+            "selector_args": self.selector is None,
+            "selection": self.selector is not None,
+            "monitor": self.patience is None,
+            "oort_penalty": self.oort_preferred_s is None,
+            "oort_pacer_window": self.oort_pacer_s is None,
+        }
+        return frozenset(key for key, idle in facts.items() if idle) | frozenset(
+            key
+            for key in type(self).model_fields
+            for name, prefix in SELECTION_KEYS.items()
+            if key.startswith(prefix) and name != self.selection
         )
 
     def selection_options(self) -> dict[str, Any]:
