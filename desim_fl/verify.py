@@ -100,8 +100,13 @@ def _repeats(found: list[str], told: str) -> bool:
 
 def _without_manifest(folder: Path) -> Verdict:
     """Judge a folder whose manifest cannot be read: nothing else can be held against it."""
-    path, begun = folder / rundir.MANIFEST, (folder / "events").exists()
-    if not (folder / rundir.SCENARIO).is_file() and not begun:
+    path = folder / rundir.MANIFEST
+    try:
+        begun = (folder / "events").exists()
+        known = begun or (folder / rundir.SCENARIO).is_file()
+    except OSError:  # a name that no file can have
+        known = begun = False
+    if not known:
         rundir.read_manifest(folder)  # raises
     if not path.exists() and not begun:
         return Verdict([], [f"the run was killed before it began; desim-fl resume {folder} begins it"])

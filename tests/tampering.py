@@ -26,11 +26,12 @@ from desim_fl.verify import verify
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+CLASSES = "clients.classes=[{name='fast',share=1,seconds_per_sample=0.01},{name='slow',share=1,seconds_per_job=1.0},{name='usual',share=2}]"
 SCENARIOS = {
     "scalar": (scenarios.QUADRATIC, ("run.max_updates=25", "run.eval_every_s=2.0", "strategy.max_staleness=1", "clients.watts_compute=3.0", "clients.price_per_gb=0.5")),
     "network": (scenarios.BLOBS, ("run.max_updates=20", "training.lr=1e12", "run.eval_every_versions=4", "run.patience=50")),
-    "links": (scenarios.QUADRATIC, ("run.max_updates=20", "network.up_mbps={law='constant',value=0.001}", "network.server_ingress_mbps=0.0015",
-                                    "network.latency_jitter_factor={law='constant',value=1.0}")),
+    "links": (scenarios.QUADRATIC, ("run.max_updates=20", "network.up_mbps={law='constant',value=0.001}", "network.server_ingress_mbps=0.0015", "strategy.max_staleness=1",
+                                    "network.latency_jitter_factor={law='constant',value=1.0}", CLASSES, 'clients.class_shares="exact"')),
 }  # fmt: skip
 # Only training again can tell: what it gave. (That an update is not finite is bound to what it weighs; its name is not.)
 TRAINED = {("events", "loss"), ("events", "bad_key"), ("metrics", "loss"), ("metrics", "accuracy")}

@@ -26,12 +26,13 @@ from desim_fl.checkpointing import asleep
 from desim_fl.continuation import ResumableEngine
 from desim_fl.core import Alarm, Model, Reply, Send, Stop
 from desim_fl.engine import Engine
-from desim_fl.errors import CheckpointError, DesimError, RunDirectoryError, ScenarioError, StalledError
+from desim_fl.errors import CheckpointError, DesimError, JobError, RunDirectoryError, ScenarioError, StalledError
 from desim_fl.eventlog import EventLog, MemorySink
+from desim_fl.learning.sizes import ModelFacts
 from desim_fl.readings import Read
 from desim_fl.run import execute, resume
 from desim_fl.scenario import load
-from desim_fl.verify import verify
+from desim_fl.verify import inspected, verify
 from desim_fl.world import Evaluations, StopRules, World
 from scenarios import BLOBS, QUADRATIC, played, write
 
@@ -494,15 +495,25 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, no_report):
 
 
 def test_a_damaged_segment_is_named(tmp_path, no_report, small_segments):
-    """What training said in a segment cannot be told again: an error names the file, and the rest stays as it is."""
-    _, killed = copies(tmp_path, QUADRATIC, OFTEN, points={40})
+    """What training said in a segment that is flipped, cut or gone cannot be told again: the file is named, the rest stays as it is."""
+    whole, killed = copies(tmp_path, QUADRATIC, OFTEN, points={40})
     part = killed[0] / "events" / "part-00000.parquet"
-    damage(part)
+    content = part.read_bytes()
     (killed[0] / ".being-written").unlink()  # the mark of the run that was killed
-    before = {path: path.read_bytes() for path in killed[0].rglob("*") if path.is_file()}
-    with pytest.raises(CheckpointError, match=r"part-00000\.parquet is damaged"):
-        resume(killed[0])
-    assert {path: path.read_bytes() for path in before} == before
+    for said, do in (
+        ("is damaged", lambda: damage(part)),
+        ("is damaged", lambda: part.write_bytes(content[:-100])),
+        ("is damaged", lambda: part.write_bytes(b"")),
+        ("is missing", part.unlink),
+    ):
+        do()
+        before = {path: path.read_bytes() for path in killed[0].rglob("*") if path.is_file()}
+        with pytest.raises(CheckpointError, match=rf"part-00000\.parquet {said}"):
+            resume(killed[0])
+        assert {path: path.read_bytes() for path in before} == before
+        part.write_bytes(content)
+    resume(killed[0])
+    assert_equal_runs(whole, killed[0])
 
 
 @pytest.mark.parametrize("what", ["scenario", "code", "torch", "data"])
@@ -613,25 +624,84 @@ def test_a_directory_that_cannot_be_written_is_not_resumed(tmp_path, no_report):
         resume(killed[0])
 
 
-@pytest.mark.parametrize("what", ["checkpoint", "part", "manifest", "metrics", "clients", "model"])
-def test_a_full_disk_loses_nothing(what, tmp_path, no_report, small_segments, monkeypatch):
-    """A write that fails ends the run with a named error; with room again it is resumed to the same result."""
-    whole, _ = played(tmp_path, QUADRATIC, OFTEN, out="whole")
-    original, count = durable.write, 0
+def first_and_last(kinds: list[str]) -> list[int]:
+    """Places of the first and the last of each kind."""
+    return sorted(
+        {place for kind in set(kinds) for place in (kinds.index(kind), len(kinds) - 1 - kinds[::-1].index(kind))}
+    )
 
-    def full(path, content):
-        nonlocal count
-        count += what in path.name
-        if what in path.name and count >= 2 - (what in {"metrics", "clients", "model"}):
-            raise OSError(28, "No space left on device", str(path))
+
+@pytest.mark.parametrize("error", [28, 30])
+def test_a_disk_that_is_full_or_read_only_from_any_write_on_loses_nothing(
+    error, tmp_path, no_report, small_segments, monkeypatch
+):
+    """From the first or last write of each kind on nothing can be written: a named error; with room again the result is the same."""
+    monkeypatch.setattr(os, "fsync", lambda _: None)
+    original, remove, kinds = durable.write, durable.remove, []
+
+    def counted(path, content):
+        kinds.append(re.split(r"[-.]", path.name)[0])
         original(path, content)
 
-    monkeypatch.setattr(durable, "write", full)
-    with pytest.raises((DesimError, OSError), match="No space left"):
-        played(tmp_path, QUADRATIC, OFTEN, out="full")
-    monkeypatch.setattr(durable, "write", original)
-    resume(tmp_path / "full")
-    assert_equal_runs(whole, tmp_path / "full")
+    monkeypatch.setattr(durable, "write", counted)
+    keys = ("run.max_updates=24", "checkpoint.every_versions=4", "network.server_ingress_mbps=0.01")
+    text = QUADRATIC.replace('up_mbps = { law = "pareto", alpha = 2.0, scale = 0.0005 }\n', "")
+    whole, _ = played(tmp_path, text, *keys, out="whole")
+    written = list(kinds)
+    assert {
+        "scenario",
+        "partition",
+        "manifest",
+        "part",
+        "checkpoint",
+        "links",
+        "metrics",
+        "clients",
+        "losses",
+        "wall",
+        "model",
+    } <= set(written)
+    for place in first_and_last(written):
+        folder, kinds[:] = tmp_path / f"{place}-{written[place]}", []
+
+        def full(path, content=None, place=place):
+            kinds.append(path.name)
+            if len(kinds) > place:
+                if content is not None:
+                    path.with_name(path.name + durable.ASIDE).write_bytes(content[: len(content) // 2])
+                raise OSError(error, os.strerror(error), str(path))
+            original(path, content) if content is not None else remove(path)
+
+        monkeypatch.setattr(durable, "write", full)
+        with pytest.raises((DesimError, OSError), match=os.strerror(error)):
+            played(tmp_path, text, *keys, out=folder.name)
+        monkeypatch.setattr(durable, "write", original)
+        if (folder / "scenario.toml").exists():
+            resume(folder)
+        else:
+            played(tmp_path, text, *keys, out=folder.name)
+        assert_equal_runs(whole, folder)
+        assert inspected(folder) == ([], [])
+
+
+def test_a_place_that_is_read_only_is_refused(tmp_path, no_report, monkeypatch):
+    """Neither a run nor a resume begins where not even a folder, or a mark in it, can be made: exit code 2 and the way out."""
+    _, killed = copies(tmp_path, QUADRATIC, OFTEN, points={10})
+
+    def refused(self, *_, **__):
+        raise OSError(30, os.strerror(30), str(self))
+
+    monkeypatch.setattr("pathlib.Path.open", refused)
+    with pytest.raises(
+        RunDirectoryError, match=f"cannot write to {killed[0]}: Read-only file system; resume a copy"
+    ) as caught:
+        resume(killed[0])
+    assert caught.value.exit_code == 2
+    monkeypatch.undo()
+    scenario = load(write(tmp_path))
+    monkeypatch.setattr("pathlib.Path.mkdir", refused)
+    with pytest.raises(RunDirectoryError, match=r"cannot write to .*new: Read-only file system; give another --out"):
+        execute(scenario, tmp_path / "new")
 
 
 def test_a_state_that_cannot_be_kept_is_told(tmp_path, no_report, monkeypatch):
@@ -678,13 +748,16 @@ def command(*arguments: str) -> list[str]:
 
 
 def killed_process(folder: Path, after_s: float, number: int, *arguments: str) -> int:
-    """Start a run, send it a signal after some seconds, and return its exit code."""
+    """Start a run, send it a signal after some seconds, and return its exit code; while it runs nobody else gets in."""
     process = subprocess.Popen(
         command(*arguments, "--out", str(folder)), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 60
     while not list((folder / "checkpoints").glob("*")) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
+    for attempt in (resume, lambda place: execute(load(place / "scenario.toml"), place)):
+        with pytest.raises(RunDirectoryError, match=r"is being written by another run|exists already"):
+            attempt(folder)
     time.sleep(after_s)
     process.send_signal(number)
     return process.wait(60)
@@ -693,24 +766,85 @@ def killed_process(folder: Path, after_s: float, number: int, *arguments: str) -
 LONG = ("run.max_updates=30000", "checkpoint.every_versions=300", "run.eval_every_versions=1000")
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_real_signal(number, tmp_path):
-    """SIGKILL and SIGTERM to a real process; ``desim-fl resume`` prints one JSON object with the undisturbed result."""
-    path = write(tmp_path)
-    given = [part for entry in LONG for part in ("--set", entry)]
-    whole = json.loads(
-        subprocess.run(
-            command("run", str(path), *given, "--json", "--out", str(tmp_path / "whole")),
-            check=True,
-            capture_output=True,
-        ).stdout
-    )
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A run that no signal disturbs, what it printed, and how it was asked for."""
+    place = tmp_path_factory.mktemp("undisturbed")
+    given = ["run", str(write(place)), *(part for entry in LONG for part in ("--set", entry))]
+    done = subprocess.run(command(*given, "--json", "--out", str(place / "whole")), check=True, capture_output=True)
+    return place / "whole", json.loads(done.stdout), given
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_real_signal(number, tmp_path, undisturbed):
+    """SIGKILL, SIGTERM, SIGINT to a real process: exit code 130 for the last two; ``desim-fl resume`` gives the undisturbed result; CASES CK-05."""
+    whole, said, given = undisturbed
     folder = tmp_path / "killed"
-    code = killed_process(folder, 0.15, number, "run", str(path), *given)
+    code = killed_process(folder, 0.15, number, *given)
     assert code in ({-signal.SIGKILL} if number == signal.SIGKILL else {130})
+    problems, notes = inspected(folder)
+    assert problems == []
+    assert "not finished" in notes[0]
     done = subprocess.run(command("resume", str(folder), "--json"), check=True, capture_output=True, env={**os.environ})
     found = json.loads(done.stdout)
     for name in ("timeline_sha256", "model_sha256", "loss", "updates", "versions", "virtual_time_s"):
-        assert found[name] == whole[name], name
-    assert_equal_runs(tmp_path / "whole", folder)
+        assert found[name] == said[name], name
+    assert_equal_runs(whole, folder)
     assert rundir.read_manifest(folder)["resumed_at_s"] > 0
+
+
+HUNGRY = """
+import os, pathlib, torch
+from torch import nn
+class Net(nn.Linear):
+    def forward(self, x):
+        how = pathlib.Path(FLAG)
+        if self.training and how.exists() and len(x) > 2:  # no dry step
+            if how.read_text() == "killed":
+                os.kill(os.getpid(), 9)  # as the system does with the process that takes most
+            torch.empty(1 << 50, dtype=torch.uint8)
+        return super().forward(x)
+def net():
+    return Net(8, 4)
+"""
+
+
+@pytest.mark.parametrize(
+    ("executor", "how", "said"),
+    [
+        ("threads", "asks for a petabyte", r"allocate memory.*: fewer executor\.workers need less memory"),
+        (
+            "pool",
+            "killed",
+            r"the worker died \(killed by SIGKILL\), 2 times.*: fewer executor\.workers need less memory",
+        ),
+    ],
+)
+def test_out_of_memory_in_a_worker(executor, how, said, tmp_path, no_report, monkeypatch):
+    """A worker that gets no memory, or is killed for it, ends the run with a named error; resumed with room it ends undisturbed."""
+    flag = tmp_path / "flag"
+    (tmp_path / "hungry.py").write_text(HUNGRY.replace("FLAG", repr(str(flag))))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "hungry", raising=False)
+    monkeypatch.setattr("desim_fl.build.model_facts", lambda *_: ModelFacts(36, 144))
+    text = BLOBS.replace('name = "mlp"\nhidden = [16]', 'name = "hungry:net"')
+    whole, _ = played(tmp_path, text, OFTEN, "executor.name=inline", out="whole")
+
+    def watch(session) -> None:
+        if session.engine.ledger.arrived == 12:
+            flag.write_text(how)
+
+    with pytest.raises(JobError, match=rf"job \d+ \(client \d, from version \d+, executor {executor}.*{said}"):
+        played(tmp_path, text, OFTEN, f"executor.name={executor}", "executor.workers=1", watch=watch)
+    folder = tmp_path / "run"
+    manifest = rundir.read_manifest(folder)
+    assert (manifest["status"], "need less memory" in manifest["error"]) == ("failed", True)
+    assert verify(folder) == []
+    flag.unlink()
+    again, faults = resume(folder, ["executor.name=inline", "executor.workers=1"])
+    assert faults == []
+    assert again["resumed_at_s"] > 0
+    for name in ("model.safetensors", "partition.parquet"):
+        assert (folder / name).read_bytes() == (whole / name).read_bytes()
+    for name in ("events/*", "metrics", "clients"):
+        assert pl.read_parquet(folder / f"{name}.parquet").equals(pl.read_parquet(whole / f"{name}.parquet"))

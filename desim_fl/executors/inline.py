@@ -38,7 +38,9 @@ def checked(job: Job, outcome: Outcome, steps: int, executor: str) -> Outcome:
 def told(error: BaseException) -> str:
     """What was raised, in a line; where memory ran out, what needs less."""
     text = f"{type(error).__name__}: {error}"
-    return f"{text.rstrip(': ')}: {LESS_MEMORY}" if isinstance(error, MemoryError) else text
+    # torch says so in its own way: one error on the CPU, another on an accelerator
+    lacking = isinstance(error, MemoryError) or "OutOfMemoryError" in text or "can't allocate memory" in text
+    return f"{text.rstrip(': ')}: {LESS_MEMORY}" if lacking else text
 
 
 class InlineExecutor:
