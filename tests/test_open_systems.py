@@ -238,7 +238,7 @@ def test_everything_at_once_keeps_the_laws(tmp_path):
 
 
 def test_a_target_accuracy_ends_the_run_at_its_evaluation(monkeypatch):
-    """Validation accuracy is a tenth of the version, evaluated at every second: at .55 the run stops with version 6, test scores aside."""
+    """Validation accuracy is a tenth of the version, evaluated at every second: at .55 the run stops with version 6, test scores aside; CASES RE-05."""
 
     def evaluate(self, model):
         del self
