@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 import scenarios
-from desim_fl import population
+from desim_fl import population, rundir
 from desim_fl.cli import app
 from desim_fl.errors import RunDirectoryError, ScenarioError
 from desim_fl.run import resume
@@ -211,6 +211,10 @@ def test_pt_04_resume_and_rerun_read_the_stored_partition(tmp_path, monkeypatch)
         manifest["model_sha256"],
     )
     assert pl.read_parquet(folder / "partition.parquet").equals(table)
+    (problem,) = verify(folder)
+    assert "does not hold the samples of client" in problem
+    rundir.write_manifest(folder, {**again, "versions": {**again["versions"], "numpy": "another"}})
+    assert verify(folder) == []  # it says so in a note
     (problem,) = verify(folder, rerun=True)
     assert f"with NumPy {np.__version__}" in problem
 
