@@ -43,6 +43,7 @@ _APART = {"desim_fl", "status", "error", "data", "versions", "device", "model_sh
 
 # Methods whose weights depend on what was trained: columns that then say nothing when they are played again.
 _WEIGHED = {"port": {"weight", "scale"}}
+_HEARING = {"tifl"}  # methods that read of training what the tables tell
 
 
 class Case(NamedTuple):
@@ -164,9 +165,10 @@ def _differences(table: str, there: pl.DataFrame, played: pl.DataFrame, columns:
 
 def own_code(scenario: Scenario) -> str | None:
     """What of a scenario's own would have to run to play its timeline; ``None`` = nothing."""
-    for what in ("strategy", "data"):
-        if ":" in (name := getattr(scenario, what).name):
-            return f"[{what}] {name} is code of the scenario's own, which only --rerun runs"
+    named = {"strategy": scenario.strategy.name, "data": scenario.data.name, "run": scenario.run.selector or ""}
+    for table, name in named.items():
+        if ":" in name:
+            return f"[{table}] {name} is code of the scenario's own, which only --rerun runs"
     return None
 
 
@@ -185,7 +187,8 @@ def faults(case: Case, notes: list[str]) -> Iterator[str]:
             why = str(error)
         else:
             yield from _redrawn(case, stored, notes)
-            if not built.world.strategy.reads_outcomes or built.world.timing_only:
+            follows = not built.world.strategy.reads_outcomes or case.scenario.strategy.name in _HEARING
+            if follows or built.world.timing_only:
                 yield from _played_again(case, built)
                 return
             why = "its strategy decides on trained parameters"
@@ -268,8 +271,8 @@ def _tables(case: Case, session: Session, *, whole: bool) -> Iterator[str]:
     if whole:
         bill = session.built.tariff.of(engine.usage.columns(), session.ticks)
         made |= balance.made(case.events.lazy(), clients, bill)
-    if engine.traffic is not None and whole:
-        made["links"] = link_usage.table(engine.traffic.roads, session.ticks)
+    if engine.roads and whole:
+        made["links"] = link_usage.table(engine.roads, session.ticks)
     for name, table in made.items():
         if name not in there:
             continue
