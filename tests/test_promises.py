@@ -466,10 +466,11 @@ def test_a_busy_client_that_is_sent_to_leaves_when_it_is_back():
     """The playground keeps such a send, as the engine does, and fills what work a send leaves open."""
 
     class Again(Sound):
-        """Sends to client 0 at each arrival."""
+        """Sends to client 0 when another one arrives."""
 
         def arrive(self, state, view, update):
-            return state, Reply(params=view.params, sends=(Send(clients=(0,)),))
+            sends = (Send(clients=(0,)),) if update.job.client else ()
+            return state, Reply(params=view.params, sends=sends)
 
     ground = Playground(Again(), 0.0, clients=3, concurrency=2)
     ground.arrive(1, 1.0)
