@@ -23,6 +23,7 @@ from desim_fl.scenario.strategies import STRATEGIES
 from desim_fl.selection import RoundRobin
 from desim_fl.strategies import TABLE, FedAsync, FedAvg, FedBuff, build
 from desim_fl.strategies.polled import drawn
+from desim_fl.testing import Playground
 from desim_fl.world import Evaluations, StopRules
 
 RATE = 0.1
@@ -286,6 +287,35 @@ def test_the_engine_turns_away_what_is_too_stale_for_every_method(name):
 # ---- draws
 
 
+def test_quafl_s_clients_may_train_at_a_larger_rate(tmp_path):
+    """With s = 2 of 4 at a rate of 0.1: every job's is 0.1 * 3 / 2, the first ones and a lost one's too; never beside delay_aware."""
+    ground = Playground(
+        build("quafl", {"contacted": 2, "scale_rate": True, "lr": 0.1}), 0.0, clients=4, sizes=(1, 1, 1, 0)
+    )
+    ground.lose(0)
+    for job in list(ground.jobs):
+        ground.arrive(job, 1.0, steps=1)
+    ground.alarm("contact")
+    assert {job.work.lr for job in ground.jobs.values()} == {0.1 * 3 / 2}
+    assert build("quafl", {"contacted": 9, "scale_rate": True, "lr": 0.1}).work(ground).lr == pytest.approx(0.1 * 4 / 3)
+    text = (
+        EQUAL.format(clients=4, rate=0.1, updates=20)
+        .replace("concurrency = 4\n", "")
+        .replace('selection = "round_robin"\n', "")
+    )
+    text = text.replace('name = "asyncsgd"', 'name = "quafl"\ncontacted = 2')
+    ends = [
+        scenarios.in_memory(load(scenarios.write(tmp_path, text), more)).engine.model.params
+        for more in ([], ["strategy.scale_rate=true"])
+    ]
+    assert 0 < abs(ends[1]) < abs(ends[0])
+    rule = ["training.delay_aware={meaning='staleness',gamma_0=0.1,alpha_lr=0.5}", "strategy.scale_rate=true"]
+    with pytest.raises(ScenarioError, match="delay_aware must not be given with scale_rate of strategy quafl"):
+        load(scenarios.write(tmp_path, text.replace("lr = 0.1\n", "")), rule)
+    with pytest.raises(ScenarioError, match="must be above 0 with scale_rate"):
+        build("quafl", {"scale_rate": True})
+
+
 def test_contacts_are_drawn_alike_and_never_twice():
     """Each contact asks distinct clients, every client as often as the others in the long run (3 of 8: 3,750 of 10,000)."""
     counts = [0] * 8
@@ -319,7 +349,7 @@ def test_scenario_class_and_guide_tell_of_the_same_method(name):
     table = STRATEGIES[name]()
     options = table.model_dump(exclude={"name", *MethodTable.model_fields})  # those that wrap any method
     assert TABLE[name](**options) == TABLE[name]()
-    taken = {option.name for option in dataclasses.fields(TABLE[name]) if option.init} - {"seed"}
+    taken = {option.name for option in dataclasses.fields(TABLE[name]) if option.init} - {"seed", "lr"}
     assert taken == set(options)
     guide = (Path(desim_fl.__file__).parent / "docs" / "strategies.md").read_text()
     assert any(line.startswith("| ") and f"`{name}`" in line.split(" | ")[0] for line in guide.splitlines())

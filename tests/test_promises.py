@@ -57,6 +57,7 @@ TABLE_OF_PROMISES: list[tuple[str, dict, Scene]] = [
     ("fedvarp", K2, Scene(policy="after_aggregation")),
     ("mifa", K2, Scene()),
     ("quafl", {"contacted": 2}, Scene()),
+    ("quafl", {"contacted": 3, "scale_rate": True, "lr": 0.1}, Scene()),
     ("favas", {"contacted": 2}, Scene()),
     ("favas", {"contacted": 3, "scaling": "realized"}, Scene()),
     ("fedavg", {"clients_per_round": 3, "over_selection": 1.5}, Scene()),

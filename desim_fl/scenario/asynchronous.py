@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,7 +11,9 @@ from desim_fl.scenario.method import NOTHING, MethodTable, StalenessTable
 from desim_fl.scenario.table import Amount, Count, Positive, Share, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+    from desim_fl.scenario.training import Training
 
 QUEUE_MAX = 10_000  # models that a method may hold
 
@@ -308,6 +310,19 @@ class Quafl(Polled):
     name: Literal["quafl"] = Field(
         default="quafl", description="The server and drawn clients are averaged, by the clock."
     )
+    scale_rate: bool = Field(
+        default=False,
+        description="Clients train at (s+1)/s times the rate of [training], s being contacted, as the authors' code does.",
+    )
+
+    def lent(self, training: Training) -> Mapping[str, Any]:
+        """Return the rate that is to be scaled."""
+        return {"lr": training.lr} if self.scale_rate else NOTHING
+
+    def objections(self, training: Training) -> Iterator[tuple[str, str]]:
+        """Yield the delay-aware rate, which is no one rate to scale."""
+        if self.scale_rate and training.delay_aware is not None:
+            yield "delay_aware", "must not be given with scale_rate of strategy quafl, which scales lr"
 
 
 class Favas(Polled):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from desim_fl.core import Alarm, Model, Reply, Send, Stop
+from desim_fl.core import Alarm, Model, Reply, Send, Stop, Work
 from desim_fl.draws import Purpose, word
-from desim_fl.strategies.buffer import everybody
+from desim_fl.strategies.buffer import everybody, learners
 from desim_fl.strategies.options import one_of, require
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ class Polled:
 
     def start(self, view: View) -> tuple[Contact, Reply]:
         """Send everybody out and set the clock."""
-        return Contact(), Reply(sends=everybody(view), alarms=self._next())
+        sends = tuple(send._replace(work=self.work(view)) for send in everybody(view))
+        return Contact(), Reply(sends=sends, alarms=self._next())
 
     def _next(self) -> tuple[Alarm, ...]:
         return (Alarm(CONTACT, self.interval_s),)
@@ -115,7 +116,8 @@ class Polled:
     def lose(self, state: Contact, view: View, loss: Loss) -> tuple[Contact, Reply]:
         """Let the client begin again where it began; the contact goes on without it."""
         job = loss.job
-        sends = (Send(clients=(job.client,), start=Model(job.version, job.params, job.buffers)),)
+        start = Model(job.version, job.params, job.buffers)
+        sends = (Send(clients=(job.client,), start=start, work=self.work(view)),)
         if job.id not in state.asked:
             return state, Reply(sends=sends)
         asked = tuple(other for other in state.asked if other != job.id)
@@ -134,9 +136,13 @@ class Polled:
         for report in finite:
             x = x + self.seen(report)
         x = x / (s + 1) if finite else view.params
-        version, buffers = view.version + 1, view.model.buffers
+        version, buffers, work = view.version + 1, view.model.buffers, self.work(view)
         sends = tuple(
-            Send(clients=(report.client,), start=Model(version, self.onward(report, view.params, x, s), buffers))
+            Send(
+                clients=(report.client,),
+                start=Model(version, self.onward(report, view.params, x, s), buffers),
+                work=work,
+            )
             for report in counted
         )
         reply = Reply(
@@ -148,6 +154,10 @@ class Polled:
             scale=1.0 / (s + 1),
         )
         return Contact(state.number), reply
+
+    def work(self, view: View) -> Work | None:  # noqa: ARG002
+        """What clients are asked to do, where it is not what the scenario says."""
+        return None
 
     def seen(self, report: Report) -> Params:
         """What the server takes a client's model for."""
@@ -164,10 +174,24 @@ class Quafl(Polled):
 
     Zakerinia, Talaei, Nadiradze, Alistarh, "Communication-Efficient Federated Learning With Data and Client Heterogeneity"
     (QuAFL), AISTATS 2024, as in the authors' code, without its quantiser. See :class:`Polled` for who is asked when;
-    ``interval_s`` is the code's ``sit + swt``. The code's local rate is (s+1)/s times the given one: multiply
-    ``training.lr`` yourself. A non-finite model is left out, s being the number of the others; where that client began
-    stands for its x_i.
+    ``interval_s`` is the code's ``sit + swt``. ``scale_rate = True`` makes the clients' rate (s+1)/s times the scenario's
+    (``lr``), as the code does, s being the clients that are contacted. A non-finite model is left out, s being the number of the
+    others; where that client began stands for its x_i.
     """
+
+    scale_rate: bool = False
+    lr: float | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        Polled.__post_init__(self)
+        require(not self.scale_rate or (self.lr or 0.0) > 0, "lr", self.lr, "must be above 0 with scale_rate")
+
+    def work(self, view: View) -> Work | None:
+        """The scenario's, at another rate if it is to be scaled."""
+        if not self.scale_rate or self.lr is None:
+            return None
+        contacted = min(self.contacted, learners(view))
+        return Work(lr=self.lr * (contacted + 1) / contacted)
 
     def seen(self, report: Report) -> Params:
         """The model itself."""
