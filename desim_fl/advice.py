@@ -34,16 +34,25 @@ SIZES = ("buffer_size", "clients_per_round", "deadline_s")
 
 
 class Advisor:
-    """Takes note of a timeline while it is played."""
+    """Takes note of a timeline while it is played; one that does not listen remembers whose it is."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, listening: bool = True) -> None:
         self._notes: list[NDArray[np.void]] = []
+        self.listening = listening
         self.session: Session | None = None
 
     def attach(self, session: Session) -> None:
         """Listen to a session that is about to play."""
         self.session = session
-        self.listen(session.engine)
+        if self.listening:
+            self.listen(session.engine)
+
+    @property
+    def played(self) -> Session:
+        """The session that it was attached to; ``ValueError`` where it was attached to none."""
+        if self.session is None:
+            raise ValueError("the advisor was attached to no session")
+        return self.session
 
     def listen(self, engine: Engine) -> None:
         """Listen to an engine's log."""
@@ -126,10 +135,7 @@ def spread_of(values: NDArray[Any]) -> dict[str, float | None]:
 
 def advice(advisor: Advisor) -> dict[str, Any]:
     """Return what the timeline tells, as it stands in ``plan --json``."""
-    session = advisor.session
-    if session is None:
-        raise ValueError("the advisor was attached to no session")
-    course, built = advisor.course(), session.built
+    course, built = advisor.course(), advisor.played.built
     worked = course.worked_s()
     return {
         "staleness_s": spread_of(course.age_s()),

@@ -10,14 +10,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from desim_fl.errors import RunDirectoryError, ScenarioError
+from desim_fl.effort import effort
+from desim_fl.errors import RunDirectoryError
 from desim_fl.run import execute
-from desim_fl.scenario import Scenario, load
+from desim_fl.scenario import Scenario, from_tables, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     import polars as pl
+
+    from desim_fl.effort import Effort
+    from desim_fl.run import Session
 
 TABLES = ("events", "metrics", "clients", "classes", "losses", "links", "partition", "wall")
 _SHOWN = ("accuracy", "loss", "virtual_time_s", "versions", "updates", "rejected", "lost", "in_flight", "stop")
@@ -27,11 +31,12 @@ _SHOWN = ("accuracy", "loss", "virtual_time_s", "versions", "updates", "rejected
 class Run:
     """A run or a plan that has been played; ``folder`` is ``None`` for a plan that was not written.
 
-    The tables ``events``, ``metrics``, ``clients``, ``partition`` and ``wall`` are read when they are first asked for.
+    ``training`` is what a plan says of the training that it leaves out (:class:`desim_fl.effort.Effort`). The tables ``events``, ``metrics``, ``clients``, ``partition`` and ``wall`` are read when they are first asked for.
     """
 
     manifest: dict[str, Any]
     folder: Path | None = None
+    training: Effort | None = None
     _read: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -88,10 +93,23 @@ class Run:
             self._read[name] = found
         return self._read[name]
 
+    def __repr__(self) -> str:
+        """Name, status, updates and place, in a line."""
+        where = "not written" if self.folder is None else str(self.folder)
+        return f"<Run {self.manifest['scenario_name']}: {self.manifest['status']}, {self.summary['updates']} updates, {where}>"
+
     def _repr_html_(self) -> str:
         """Show name, status and headline numbers in a notebook."""
         shown = {key: self.summary.get(key) for key in _SHOWN if self.summary.get(key) is not None}
-        rows = {"status": self.manifest["status"], **shown, "timeline_sha256": self.manifest["timeline_sha256"][:16]}
+        staleness = self.summary["staleness"]
+        rows = {
+            "status": self.manifest["status"],
+            **shown,
+            "staleness": ", ".join(f"{name} {_told(staleness[name])}" for name in ("mean", "p99", "max")),
+            "timeline_sha256": self.manifest["timeline_sha256"][:16],
+        }
+        if self.training is not None and self.training.real_s is not None:
+            rows["training_it_s"] = f"about {self.training.real_s:,.3g}"
         if self.report is not None:
             rows["report"] = str(self.report)
         body = "".join(
@@ -101,28 +119,25 @@ class Run:
 
 
 def _told(value: Any) -> str:
+    if value is None:
+        return "-"
     return f"{value:,.6g}" if isinstance(value, float) else f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def scenario_of(
     what: str | Path | Mapping[str, Any] | Scenario, overrides: Sequence[str], seed: int | None
 ) -> Scenario:
-    """Return a scenario: a file's, a document's (a dict of tables), or the one that is given.
+    """Return a scenario: a file's, a document's (a dict of tables), or the one that is given, with overrides and seed.
 
-    Raises ``ScenarioError`` where it is unsound, or overrides go with something else than a file.
+    Raises ``ScenarioError`` where it is unsound.
     """
     if isinstance(what, (str, Path)):
         return load(what, list(overrides), seed)
-    if overrides or seed is not None:
-        raise ScenarioError("overrides and seed go with a scenario file; put them into the scenario itself")
     if isinstance(what, Scenario):
-        return what
-    from pydantic import ValidationError  # noqa: PLC0415
-
-    try:
-        return Scenario.model_validate(dict(what))
-    except ValidationError as error:
-        raise ScenarioError(str(error)) from None
+        if not overrides and seed is None:
+            return what
+        what = what.resolved()
+    return from_tables(what, list(overrides), seed)
 
 
 def run(
@@ -150,11 +165,18 @@ def plan(
     *,
     overrides: Sequence[str] = (),
     seed: int | None = None,
+    assume_full_work: bool = False,
 ) -> Run:
-    """Play the same timeline without training; nothing is written without ``out``."""
+    """Play the same timeline without training; nothing is written without ``out``.
+
+    A scenario that reads trained values is refused (``RefusedError``), or with ``assume_full_work`` played as if nothing
+    were read.
+    """
     found = scenario_of(scenario, overrides, seed)
     folder = None if out is None else Path(out)
-    return Run(execute(found, folder, timing_only=True), folder)
+    sessions: list[Session] = []
+    manifest = execute(found, folder, timing_only=True, assume_full_work=assume_full_work, observe=sessions.append)
+    return Run(manifest, folder, effort(sessions[0]))
 
 
 def load_run(folder: str | Path) -> Run:

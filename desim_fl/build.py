@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
     from desim_fl import datasets
     from desim_fl.core import Executor, Selector, Strategy
+    from desim_fl.datasets import Labels
     from desim_fl.learning.task import Task
     from desim_fl.population import Population
     from desim_fl.scenario import Scenario
@@ -43,7 +44,7 @@ FLOAT_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """A scenario made into parts; ``task`` is ``None`` where nothing is trained."""
+    """A scenario made into parts; ``task`` is ``None`` where nothing is trained, ``known`` where there is no data set."""
 
     scenario: Scenario
     world: World
@@ -55,6 +56,7 @@ class Built:
     executor_reason: str
     tariff: Tariff = NOTHING
     trace: Trace | None = None
+    known: Labels | None = None
 
 
 class Told(NamedTuple):
@@ -126,7 +128,7 @@ def build(
         **fleet.server_side(scenario),
     )
     tariff = fleet.tariff(scenario, trips.devices)
-    return Built(scenario, world, people, trips, validation, sha256, task, reason, tariff, trace)
+    return Built(scenario, world, people, trips, validation, sha256, task, reason, tariff, trace, known)
 
 
 def _early(scenario: Scenario, assignment: Assignment) -> Early:
@@ -176,10 +178,11 @@ def _model_bytes(scenario: Scenario, shape: Sequence[int], classes: int, told: T
         return told.model_bytes
     if scenario.model.name in closed_form.MODELS:
         return FLOAT_BYTES * closed_form.numbers(scenario, shape, classes)
-    return model_facts(scenario.model.name, _model_args(scenario), shape, classes).total_bytes
+    return model_facts(scenario.model.name, model_args(scenario), shape, classes).total_bytes
 
 
-def _model_args(scenario: Scenario) -> dict[str, Any]:
+def model_args(scenario: Scenario) -> dict[str, Any]:
+    """Return the arguments that a scenario gives its model."""
     args = _options(scenario.model)
     return args.get("args", {}) if ":" in scenario.model.name else args
 
@@ -375,7 +378,7 @@ def _classification(
     return make(
         seed=scenario.run.seed,
         keys=people.keys,
-        model=factory(scenario.model.name, _model_args(scenario), whole.shape, whole.classes),
+        model=factory(scenario.model.name, model_args(scenario), whole.shape, whole.classes),
         dataset=whole,
         parts=people.parts,
         validation_indices=validation,

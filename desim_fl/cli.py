@@ -155,27 +155,29 @@ def plan(
     from desim_fl.advice import Advisor  # noqa: PLC0415  (numpy is not needed to print help)
     from desim_fl.run import execute  # noqa: PLC0415
 
-    advisor = Advisor() if advice else None
-    observe = None if advisor is None else advisor.attach
+    advisor = Advisor(listening=advice)
     with _naming(scenario), contextlib.redirect_stdout(sys.stderr), _gently(None) as watch:
         manifest = execute(
-            loaded, out, timing_only=True, assume_full_work=assume_full_work, watch=watch, observe=observe
+            loaded, out, timing_only=True, assume_full_work=assume_full_work, watch=watch, observe=advisor.attach
         )
     _say_plan(out, manifest, advisor, as_json=as_json)
 
 
-def _say_plan(out: Path | None, manifest: dict[str, Any], advisor: Advisor | None, *, as_json: bool) -> None:
+def _say_plan(out: Path | None, manifest: dict[str, Any], advisor: Advisor, *, as_json: bool) -> None:
     """Print the timeline's summary, and then, where it is asked for, the advice, which takes a little longer."""
     from desim_fl.advice import advice as give  # noqa: PLC0415
+    from desim_fl.effort import effort  # noqa: PLC0415
 
+    training = effort(advisor.played)
     if as_json:
-        told = {} if advisor is None else {"advice": give(advisor)}
-        typer.echo(json.dumps({**result(out, manifest), **told}, allow_nan=False))
+        told = {"advice": give(advisor)} if advisor.listening else {}
+        whole = {**result(out, manifest), "training": None if training is None else training._asdict(), **told}
+        typer.echo(json.dumps(whole, allow_nan=False))
         return
     from desim_fl.progress import say_advice, say_plan  # noqa: PLC0415
 
-    say_plan(out, manifest)
-    if advisor is not None:
+    say_plan(out, manifest, training)
+    if advisor.listening:
         say_advice(give(advisor))
 
 

@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from desim_fl.effort import MACHINE
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from desim_fl.effort import Effort
     from desim_fl.run import Session
 
 _EVERY_S = 0.1
@@ -98,8 +101,8 @@ def say_result(folder: Path, manifest: dict[str, Any]) -> None:
     console.print(f"report: {folder / 'report.html'}", markup=False)
 
 
-def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
-    """Print the summary of a timeline."""
+def say_plan(folder: Path | None, manifest: dict[str, Any], training: Effort | None = None) -> None:
+    """Print the summary of a timeline, and what its training would take."""
     facts = manifest["summary"]
     staleness, spread, legs = facts["staleness"], facts["updates_a_client"], facts["leg_s"]
     rows = {
@@ -116,6 +119,7 @@ def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
         **_links(facts),
         **_charges(facts),
         "stopped by": facts["stop"],
+        **({} if training is None else {"training it, in real time": _training(training)}),
         "timeline_sha256": manifest["timeline_sha256"],
     }
     if manifest["assumed_full_work"]:
@@ -125,6 +129,16 @@ def say_plan(folder: Path | None, manifest: dict[str, Any]) -> None:
         console.print(f"{name:{width}}{value}", markup=False)
     if folder is not None:
         console.print(f"report: {folder / 'report.html'}", markup=False)
+
+
+def _training(effort: Effort) -> str:
+    """What the training would take, or why that is not known."""
+    work = f"{effort.steps:,} steps, {effort.samples:,} samples"
+    if effort.real_s is None or effort.operations is None:
+        return f"not known ({work}): {effort.unknown}"
+    where = f"{effort.workers} workers" if effort.workers != 1 else "1 worker"
+    counted = f"{work}, {effort.operations:.2g} multiply-adds at the speed of {MACHINE}"
+    return f"about {duration_text(effort.real_s)} with {where} (estimate: {counted})"
 
 
 def say_advice(advice: dict[str, Any]) -> None:

@@ -8,7 +8,7 @@ hundreds, ``python tests/playing.py 20000 [first seed]`` for as many as you like
 **To join with a new feature**
 
 1. Add a line to the table it belongs to (or a table, for a new axis): a name, and the keys that it sets, written as for
-   ``--set``. A list stands for one of its entries, drawn by the seed. A later table overrides an earlier one, and a key
+   ``--set``. A list stands for one of its entries (a tuple: several keys), drawn by the seed. A later table overrides an earlier one, and a key
    without a value is taken out.
 2. What no key can say is a function ``(world, chance) -> world`` beside the keys, on ``desim_fl.world.World``.
 3. A combination that the scenario's own rules refuse is passed over; but every line must be played.
@@ -424,9 +424,15 @@ TABLES: dict[str, dict[str, Line]] = {
 REFUSED_TOGETHER = ({"sharing": "none"}, {"availability": "always", "failures": "none"})
 LEARNING = (  # instead of quadratic functions: a small network, so that every executor can train it
     "data", "data.name=blobs", "data.examples=240", "data.test_examples=60", "data.classes=3", "data.features=4",
-    "data.validation_share=0.1", "model", "model.name=mlp", "model.hidden=[5]", "clients.partition=dirichlet",
-    "clients.alpha=0.5", "clients.min_samples=3",
+    "data.validation_share=0.1", "model", "model.name=mlp", "model.hidden=[5]",
+    [
+        ("clients.partition=dirichlet", "clients.alpha=0.5", "clients.min_samples=3"),
+        ("clients.partition=dirichlet_sizes", "clients.alpha=0.5", "clients.min_samples=3"),
+        ("clients.partition=shards", "clients.classes_per_client=2"),
+    ],
+    [(), ("training.epochs=3", "training.patience=1", "training.steps"), ("run.eval_every_versions=1", "run.patience=3")],
 )  # fmt: skip
+PATIENCE = ("training.patience", "run.patience", "run.monitor")  # what reads trained values, and so asks for equal ones
 EXECUTORS: dict[str, tuple[str, ...]] = {
     "threads": ("executor.name=threads", "executor.workers=3"),
     "pool": ("executor.name=pool", "executor.workers=2"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 from pathlib import Path
@@ -12,9 +13,9 @@ from test_docs import blocks
 
 import desim_fl
 import scenarios
-from desim_fl.errors import RunDirectoryError, ScenarioError
+from desim_fl.errors import RefusedError, RunDirectoryError, ScenarioError
 from desim_fl.run import execute
-from desim_fl.scenario import load
+from desim_fl.scenario import Scenario, load
 
 ROOT = Path(__file__).resolve().parent.parent
 BY_HAND = {
@@ -67,12 +68,34 @@ def test_a_run_shows_itself_in_a_notebook(tmp_path):
     assert "<b>by hand" not in shown
 
 
+def test_a_dict_takes_overrides_and_a_seed_and_stays_as_it_is():
+    """Tables, the same tables as a Scenario, and a file that says the same give one timeline."""
+    before = copy.deepcopy(BY_HAND)
+    plans = [
+        desim_fl.plan(what, overrides=["clients.wait_s={law='exponential',mean=1.0}"], seed=3)
+        for what in (BY_HAND, Scenario.model_validate(BY_HAND))
+    ]
+    whole = {**BY_HAND, "clients": {"count": 3, "wait_s": {"law": "exponential", "mean": 1.0}}}
+    plans.append(desim_fl.plan({**whole, "run": {**BY_HAND["run"], "seed": 3}}))
+    assert len({plan.manifest["timeline_sha256"] for plan in plans}) == 1
+    assert plans[0].manifest["seed"] == 3
+    assert before == BY_HAND
+    usual = {"data": {"name": "blobs"}, "parameters": {"num_clients": 4, "num_rounds": 3, "clients_per_round": 2}}
+    assert desim_fl.plan(usual).summary["updates"] == 6
+    assert repr(plans[0]) == "<Run <b>by hand</b>: finished, 20 updates, not written>"
+
+
 def test_mistakes_are_scenario_errors(tmp_path):
-    """A dict that is no scenario, and overrides beside one."""
-    with pytest.raises(ScenarioError, match="clients"):
-        desim_fl.plan({"run": {"max_updates": 3}})
-    with pytest.raises(ScenarioError, match="overrides"):
-        desim_fl.plan(BY_HAND, seed=3)
+    """A dict that is no scenario is told every mistake by table and key, an override by its own words; so is a plan that cannot be."""
+    with pytest.raises(ScenarioError, match=r"^scenario: \[clients\] is missing") as caught:
+        desim_fl.plan({"run": {"max_updates": 3, "concurency": 2}})
+    assert 'has no key "concurency"; did you mean "concurrency"?' in str(caught.value)
+    with pytest.raises(ScenarioError, match=r"--set run.max_updates=0: \[run\] max_updates"):
+        desim_fl.plan(BY_HAND, overrides=["run.max_updates=0"])
+    early = {**BY_HAND, "data": {"name": "blobs"}, "training": {"epochs": 4, "patience": 1}}
+    with pytest.raises(RefusedError, match="patience reads trained values"):
+        desim_fl.plan(early)
+    assert desim_fl.plan(early, assume_full_work=True).manifest["assumed_full_work"]
 
 
 def test_importing_desim_fl_is_light():

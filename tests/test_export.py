@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from desim_fl.cli import app
 from desim_fl.errors import RefusedError, RunDirectoryError
 from desim_fl.export import LAYOUTS, export
-from scenarios import QUADRATIC, played
+from scenarios import BLOBS, QUADRATIC, played
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -61,6 +61,41 @@ def test_the_readme_layout_holds_losses_times_and_selection(run: Path, tmp_path:
     assert list(map(int, sent)) == rows.filter(pl.col("kind") == "dispatch")["client"].to_list()
     for name in ("server_losses", "client_losses", "execution_times"):
         assert (out / "plots" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_round_of_the_readme_layout_is_what_it_is_in_the_run(tmp_path: Path) -> None:
+    """Three dispatches where three are in flight, whatever the description says; a cohort, abandoned ones too, where rounds are a barrier.
+
+    The files are those of the published scripts by name and no others but the server's accuracies; numbers are the tables'.
+    """
+    said = ('description="clients_per_round = 99"', "run.max_updates=10", "executor.name=inline")
+    free = played(tmp_path, BLOBS, *said)[0]
+    export(free, "readme", tmp_path / "free")
+    dispatched = events(free).filter(pl.col("kind") == "dispatch")["client"].to_list()
+    rows = pl.read_csv(tmp_path / "free" / "selected_clients.csv", schema_overrides={"clients": pl.String})
+    groups = [" ".join(map(str, dispatched[at : at + 3])) for at in range(0, len(dispatched), 3)]
+    assert rows.rows() == list(enumerate(groups))
+    arrays = {f"client_{client}_losses" for client in range(6)} | {"server_losses", "server_accuracies"}
+    assert {path.stem for path in (tmp_path / "free").glob("*.npy")} == arrays
+    assert {path.stem for path in (tmp_path / "free").glob("*.csv")} == {"execution_times", "selected_clients"}
+    scores = pl.read_parquet(free / "metrics.parquet").filter(pl.col("split") == "test").sort("version")
+    assert np.load(tmp_path / "free" / "server_accuracies.npy").tolist() == scores["accuracy"].to_list()
+    wall = pl.read_parquet(free / "wall.parquet").sort("job")
+    times = pl.read_csv(tmp_path / "free" / "execution_times.csv").sort("job")
+    assert times["real_train_s"].to_list() == pytest.approx(wall["train_s"].to_list())
+
+    strategy = 'strategy={name="fedavg",clients_per_round=2,deadline_s=2.0,min_fraction=1.0}'
+    text = QUADRATIC.replace("concurrency = 3\n", "").replace("max_updates = 60", "max_versions = 4")
+    barrier, _ = played(tmp_path, text, "run.max_time_s=60.0", strategy, out="rounds")
+    export(barrier, "readme", tmp_path / "barrier")
+    over, expected = 0, {}
+    for kind, client in events(barrier).select(pl.col("kind").cast(pl.String), "client").rows():
+        over += kind in {"publish", "abandon"}
+        if kind == "dispatch":
+            expected[over] = [*expected.get(over, []), str(client)]
+    assert over > len(events(barrier).filter(pl.col("kind") == "publish")) > 1
+    rows = pl.read_csv(tmp_path / "barrier" / "selected_clients.csv", schema_overrides={"clients": pl.String})
+    assert rows.rows() == [(number, " ".join(sent)) for number, sent in expected.items()]
 
 
 def test_the_trace_has_a_track_a_client_and_adds_up(run: Path, tmp_path: Path) -> None:

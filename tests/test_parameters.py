@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 
+import polars as pl
 import pytest
 from typer.testing import CliRunner
 
 import scenarios
 from desim_fl.cli import app
+from desim_fl.cli_parameters import NAMES
 from desim_fl.errors import ScenarioError
+from desim_fl.report import trips
 from desim_fl.run import execute
 from desim_fl.scenario import load
 
@@ -70,6 +74,91 @@ def changed(tmp_path, text, parameters):
 def test_a_parameter_changes_what_it_stands_for_and_nothing_else(tmp_path, parameters, expected):
     """In an asynchronous run; values are worked out by hand."""
     assert changed(tmp_path, ASYNC, parameters) == expected
+
+
+SMALL = (
+    ASYNC.replace('name = "blobs"', 'name = "blobs"\nexamples = 400\ntest_examples = 100')
+    .replace("max_updates = 30", "max_updates = 18\neval_every_versions = 6")
+    .replace("count = 8", "count = 8\nmin_samples = 20\nseconds_per_step = SECONDS")
+    + '[executor]\nname = "inline"\nreuse = false\n'
+)
+# What each parameter changes of a run, apart from the timeline where the clients need no time but that of the delay;
+# everything else there is stays as it was, job by job (client and its count), as far as both runs have the job.
+ALONE = {
+    "num_clients": (10, {"partition", "sent", "arrived", "examples", "steps", "loss", "model"}),
+    "num_rounds": (4, {"updates", "model"}),
+    "local_epochs": (3, {"steps", "loss", "model"}),
+    "clients_per_round": (4, {"sent", "arrived", "flying", "loss", "model"}),
+    "batch_size": (10, {"steps", "loss", "model"}),
+    "alpha": (0.1, {"partition", "examples", "steps", "loss", "model"}),
+    "gamma_0": (0.2, {"rate", "loss", "model"}),
+    "alpha_lr": (2.0, {"rate", "loss", "model"}),
+    "delay_t": (3.0, {"wait", "rate", "loss", "model"}),  # who comes when stays: all of it takes three times as long
+    "early_stopping": (3, set()),  # as many epochs as there are, less one: it cannot fire
+}
+
+
+def facts(folder):
+    """Everything that a parameter may change, from the tables of a run; of jobs by (client, how many it had before)."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    rows = pl.read_parquet(folder / "events" / "*.parquet").sort("seq")
+    jobs = trips.trips(rows).with_columns(nth=pl.int_range(pl.len()).over("client", order_by="job"))
+    came = rows.filter(pl.col("kind") == "arrive").select("job", "steps", "examples")
+    jobs = jobs.join(came, on="job", how="left").sort("job")
+    key = jobs.select("client", "nth").rows()
+    times = {"wait": jobs["started"] - jobs["downloaded"], "compute": jobs["computed"] - jobs["started"]}
+    columns = {"rate": jobs["lr"], **times, **{name: jobs[name] for name in ("steps", "examples", "loss")}}
+    start = pl.read_parquet(folder / "metrics.parquet").filter(pl.col("version") == 0)
+    return {
+        "partition": manifest["partition_sha256"],
+        "model": manifest["model_sha256"],
+        "updates": manifest["summary"]["updates"],
+        "flying": rows.filter(pl.col("version") == 0, pl.col("ticks") == 0, pl.col("kind") == "dispatch").height,
+        "sent": jobs["client"].to_list(),
+        "arrived": jobs.filter(pl.col("ended").is_not_null()).sort("ended")["client"].to_list(),
+        "first model": start.select("loss", "accuracy").rows(),
+        "bytes": sorted(set(rows["bytes"].drop_nulls())),
+        "stopped early": "stopped early" in set(rows["reason"]),
+        **{
+            name: {job: value for job, value in zip(key, column, strict=True) if value is not None}
+            for name, column in columns.items()
+        },
+    }
+
+
+def differing(before, after):
+    """Names of facts that differ: of jobs, where one that both runs had is another; of lists, where neither begins the other."""
+
+    def same(one, other):
+        if isinstance(one, dict):
+            return all(one[job] == other[job] for job in one.keys() & other.keys())
+        if isinstance(one, list) and one and not isinstance(one[0], tuple):
+            return all(mine == its for mine, its in zip(one, other, strict=False))
+        return one == other
+
+    return {name for name, value in before.items() if not same(value, after[name])}
+
+
+def small(tmp_path, name, seconds, parameters):
+    """Facts of one small run with real training."""
+    path = scenarios.write(tmp_path, SMALL.replace("SECONDS", seconds))
+    execute(load(path, parameters=parameters), tmp_path / name)
+    return facts(tmp_path / name)
+
+
+def test_every_parameter_changes_the_run_where_it_should_and_nothing_else(tmp_path):
+    """All ten on real runs: facts that each changes, named beforehand, and no other; with compute time, steps decide it too."""
+    assert tuple(ALONE) == NAMES
+    base = small(tmp_path, "base", "0.0", {})
+    for name, (value, expected) in ALONE.items():
+        after = small(tmp_path, name, "0.0", {name: value})
+        assert differing(base, after) == expected, name
+    timed = small(tmp_path, "timed", "0.25", {})
+    for name, value in (("local_epochs", 3), ("batch_size", 10), ("early_stopping", 1)):
+        after = small(tmp_path, f"timed {name}", "0.25", {name: value, **({"gamma_0": 2.0} if value == 1 else {})})
+        assert {"steps", "compute"} <= differing(timed, after), name
+        assert after["compute"] == {job: steps * 250_000 for job, steps in after["steps"].items()}
+        assert after["stopped early"] == (name == "early_stopping")
 
 
 def test_in_a_barrier_run_rounds_are_versions(tmp_path):

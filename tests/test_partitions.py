@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import polars as pl
@@ -238,6 +239,10 @@ def test_a_partition_can_be_looked_at_before_any_run(tmp_path):
     assert facts["partition_sha256"] == manifest["partition_sha256"]
     assert np.sum(facts["class_counts"]) == sum(facts["sizes"]) == 540
     assert (tmp_path / "p.svg").read_text().startswith("<svg")
+    CliRunner().invoke(app, ["data", "partition", str(path), "--out", str(tmp_path / "p.html")])
+    page = (tmp_path / "p.html").read_text()
+    assert "vegaEmbed" in page
+    assert not re.search(r"<script[^>]*\bsrc=|<link\b", page)  # it opens offline
     CliRunner().invoke(app, ["data", "partition", str(path), "--out", str(tmp_path / "map.parquet")])
     assert (
         pl.read_parquet(tmp_path / "map.parquet")

@@ -10,12 +10,15 @@ import os
 import sys
 import textwrap
 
+import numpy as np
 import polars as pl
 import pytest
 from safetensors.numpy import load_file
 
 import scenarios
 from desim_fl import eventlog, rundir
+from desim_fl.build import build
+from desim_fl.core import Job, Work
 from desim_fl.errors import DesimError, JobError, RefusedError, RunDirectoryError, RunError, ScenarioError
 from desim_fl.run import execute
 from desim_fl.scenario import load
@@ -168,15 +171,61 @@ def test_lt_03_evaluations_change_no_bit_of_the_training(tmp_path, monkeypatch):
 
 
 def test_ag_01_one_client_with_full_mixing_hands_its_whole_state_over(tmp_path, monkeypatch):
-    """FedAsync(alpha = 1, fresh): the global BatchNorm counter and statistics are the client's, step for step."""
+    """FedAsync(alpha = 1, fresh) with BatchNorm: the global state is that of a plain loop over the client's jobs, for every key, exactly."""
     monkeypatch.syspath_prepend(str(_models(tmp_path)))
-    text = scenarios.BLOBS.replace('name = "mlp"\nhidden = [16]', 'name = "desim_test_models:normed"')
-    text = text.replace("count = 6", "count = 1").replace('partition = "dirichlet"\nalpha = 0.5\n', "")
-    folder, manifest = scenarios.played(tmp_path, text, "strategy.alpha=1.0", "run.concurrency=1", "run.max_updates=4")
+    text = NORMED.replace("count = 6", "count = 1").replace('partition = "dirichlet"\nalpha = 0.5\n', "")
+    options = ("strategy.alpha=1.0", "run.concurrency=1", "run.max_updates=4", "executor.name=inline")
+    folder, manifest = scenarios.played(tmp_path, text, *options)
     state = load_file(folder / "model.safetensors")
     assert state["1.num_batches_tracked"].item() == manifest["summary"]["updates"] * math.ceil(540 / 32)
     assert state["1.num_batches_tracked"].dtype.name == "int64"
     assert abs(state["1.running_mean"]).max() > 0
+    task = build(load(scenarios.write(tmp_path, text), options)).task
+    model = task.initial()
+    for number in range(4):
+        job = Job(number, 0, number, number, model.params, model.buffers, Work(1, 17, 0.1))
+        outcome = task.train(job, 17)
+        model = model._replace(params=outcome.params, buffers=outcome.buffers)
+    task.state.load(model.params, model.buffers)
+    own = {name: value.numpy() for name, value in task.module.state_dict().items()}
+    assert own.keys() == state.keys()
+    assert all(np.array_equal(own[name], state[name]) for name in own)
+
+
+def test_ag_01_lt_04_clients_of_33_65_and_one_sample_with_batch_norm(tmp_path, monkeypatch):
+    """LT-04: batches of 32 never leave one over, and the log has the steps of the rule; one sample trains with statistics at rest.
+
+    AG-01: after one round of clients with n = 33, 65 and 1 every float statistic is the mean of theirs, weighted by n.
+    """
+    monkeypatch.syspath_prepend(str(_models(tmp_path)))
+    rows = {"index": range(99), "client": [0] * 33 + [1] * 65 + [2]}
+    pl.DataFrame(rows).write_csv(tmp_path / "map.csv")
+    text = NORMED.replace(
+        'partition = "dirichlet"\nalpha = 0.5\nmin_samples = 5\n', f'partition = "map"\nmap = "{tmp_path}/map.csv"\n'
+    )
+    text = text.replace('"fedasync"', '"fedavg"\nclients_per_round = 3').replace(
+        "concurrency = 3\nmax_updates = 30", "max_versions = 1"
+    )
+    options = ("clients.count=3", "training.epochs=2", "data.validation_share=0", "executor.name=inline")
+    folder, _ = scenarios.played(tmp_path, text, *options)
+    came = events(folder).filter(pl.col("kind") == "arrive").sort("client")
+    assert came.select("examples", "steps").rows() == [(33, 4), (65, 6), (1, 2)]
+    assert came["loss"].is_finite().all()
+    task = build(load(scenarios.write(tmp_path, text), options)).task
+    model = task.initial()
+    found = []
+    for client, steps in ((0, 4), (1, 6), (2, 2)):
+        job = Job(client, client, 0, 0, model.params, model.buffers, Work(2, steps, 0.1))
+        found.append(task.train(job, steps))
+    assert [int(outcome.buffers["1.num_batches_tracked"]) for outcome in found] == [4, 6, 0]
+    state = load_file(folder / "model.safetensors")
+    assert state["1.num_batches_tracked"].item() == 6
+    for name in ("1.running_mean", "1.running_var"):
+        parts = [outcome.buffers[name].double().numpy() * n for outcome, n in zip(found, (33, 65, 1), strict=True)]
+        assert state[name] == pytest.approx(sum(parts) / 99, rel=1e-6, abs=1e-7)
+
+
+NORMED = scenarios.BLOBS.replace('name = "mlp"\nhidden = [16]', 'name = "desim_test_models:normed"')
 
 
 def _models(folder):

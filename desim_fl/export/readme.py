@@ -3,14 +3,14 @@
 ``client_X_losses.npy`` holds client X's local training losses in the order in which its updates arrived, ``server_losses.npy``
 the server's test losses and ``server_accuracies.npy`` its accuracies in the order of evaluations; ``execution_times.csv`` one row a
 job with virtual seconds by leg and real seconds of training beside them; ``selected_clients.csv`` one row a round with the
-clients that were sent out. A round is the work of one version in a barrier run, and in any other as many dispatches as jobs may be
-in flight. Not finite is NaN.
+clients that were sent out. A round of a barrier run ends with its publish, or when it is abandoned; in any other run it is as many
+dispatches as jobs may be in flight. Not finite is NaN.
 """
 
 from __future__ import annotations
 
 import tomllib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import altair as alt
 import numpy as np
@@ -76,14 +76,21 @@ def _times(run: Run, jobs: pl.DataFrame, out: Path) -> list[Path]:
     return [path]
 
 
-def _size(run: Run) -> int:
-    """How many dispatches are a round."""
+class Round(NamedTuple):
+    """What a round is: the work of one version (a barrier), or so many dispatches."""
+
+    barrier: bool
+    size: int
+
+
+def _round_of(run: Run) -> Round:
     try:
         scenario: dict[str, Any] = tomllib.loads(run.scenario)
     except tomllib.TOMLDecodeError:
-        return 1
+        scenario = {}
     strategy, settings = scenario.get("strategy", {}), scenario.get("run", {})
-    return max(1, int(strategy.get("clients_per_round") or settings.get("concurrency") or 1))
+    size = strategy.get("clients_per_round")
+    return Round(size is not None, max(1, int(size or settings.get("concurrency") or 1)))
 
 
 def _round(run: Run, jobs: pl.DataFrame, rows: pl.DataFrame) -> pl.Series:
@@ -92,10 +99,13 @@ def _round(run: Run, jobs: pl.DataFrame, rows: pl.DataFrame) -> pl.Series:
 
 
 def _rounds(run: Run, jobs: pl.DataFrame) -> pl.DataFrame:
-    """Return the round of each job: the version it starts from where rounds are a barrier, else by dispatch number."""
-    barrier = "clients_per_round" in run.scenario
-    number = pl.col("version") if barrier else pl.col("job") // _size(run)
-    return jobs.select("job", "client", number.alias("round"))
+    """Return the round of each job: where rounds are a barrier, how many ended before it was sent out, else by its number."""
+    found = _round_of(run)
+    if not found.barrier:
+        return jobs.select("job", "client", round=pl.col("job") // found.size)
+    over = pl.col("kind").is_in(["publish", "abandon"]).cast(pl.Int64).cum_sum()
+    sent = run.events.sort("seq").select("kind", "job", round=over).filter(pl.col("kind") == "dispatch")
+    return jobs.select("job", "client").join(sent.select("job", "round"), on="job", how="left", maintain_order="left")
 
 
 def _selected(run: Run, jobs: pl.DataFrame, out: Path) -> Path:

@@ -29,7 +29,10 @@ def write(path: Path, people: Any, validation: Any) -> None:
         table = mapped(people, validation)
         (table.write_csv if path.suffix.lower() == ".csv" else table.write_parquet)(path)
         return
-    chart(people).save(str(path))
+    page = (
+        {"inline": True} if path.suffix.lower() == ".html" else {}
+    )  # else a page would fetch its scripts when it is opened
+    chart(people).save(str(path), **page)
 
 
 def mapped(people: Any, validation: Any) -> pl.DataFrame:

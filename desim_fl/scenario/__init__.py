@@ -40,7 +40,7 @@ from desim_fl.scenario.models import (
     Scalar,
     VisionModel,
 )
-from desim_fl.scenario.reading import load
+from desim_fl.scenario.reading import from_tables, load
 from desim_fl.scenario.schema import schema
 from desim_fl.scenario.server import Executor, Run
 from desim_fl.scenario.strategies import CustomStrategy
@@ -88,6 +88,7 @@ __all__ = [
     "Vision",
     "VisionModel",
     "Zipf",
+    "from_tables",
     "load",
     "schema",
 ]

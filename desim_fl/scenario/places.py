@@ -139,11 +139,15 @@ def lines(text: str) -> dict[Loc, int]:
 
 
 class Places(NamedTuple):
-    """Where the values of a scenario came from: lines of a file, and overrides on the command line."""
+    """Where the values of a scenario came from: lines of a file, and overrides on the command line.
+
+    Tables that stand in no file are not ``numbered``: ``path`` alone is their place.
+    """
 
     path: str
     lines: Mapping[Loc, int]
     overrides: Mapping[Loc, str]
+    numbered: bool = True
 
     def of(self, loc: Loc) -> tuple[int, str]:
         """Return where a key was set, as (a number to sort by, "path:LINE" or the override's text).
@@ -160,7 +164,7 @@ class Places(NamedTuple):
                     return self._override(setting, index)
         outer = next((loc[:n] for n in range(len(loc), 0, -1) if loc[:n] in self.lines), ())
         line = self.lines.get(outer, 1)
-        return line, f"{self.path}:{line}"
+        return line, f"{self.path}:{line}" if self.numbered else self.path
 
     def _override(self, setting: Loc, index: int) -> tuple[int, str]:
         return 10**9 + index, self.overrides[setting]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import re
 import select
@@ -61,11 +62,7 @@ def load(
     settings, faults = apply_values(document, values, place)
     more, wrong = apply(document, overrides)
     settings, faults = {**settings, **more}, [*faults, *wrong]
-    run = document.setdefault("run", {})
-    if seed is not None and isinstance(run, dict):
-        run["seed"] = seed
-        settings.pop(("run", "seed"), None)
-        settings["run", "seed"] = f"--seed {messages.shown(seed)}"
+    _seed(document, settings, seed)
     _place_trace(document, Path(path))
     settings |= override(document, parameters or {}) if parameters else {}
     places = Places(str(path), lines(text), settings)
@@ -73,6 +70,33 @@ def load(
     for loc, source in standing(document).items():
         if source in places.lines and source not in settings:
             places = places._replace(lines={**places.lines, loc: places.lines[source]})
+    return _checked(document, places, faults)
+
+
+def from_tables(document: Mapping[str, Any], overrides: Sequence[str] = (), seed: int | None = None) -> Scenario:
+    """Check a scenario that is given as a dict of tables, with overrides and the seed, as :func:`load` does a file.
+
+    Raises ScenarioError with one line for each problem, ``scenario: [table] message``. The dict stays as it is.
+    """
+    tables = copy.deepcopy(dict(document))
+    settings, faults = apply(tables, overrides)
+    _seed(tables, settings, seed)
+    places = Places("scenario", {}, settings, numbered=False)
+    refuse_deep(tables, places)
+    _place_trace(tables, Path("scenario"))
+    return _checked(tables, places, faults)
+
+
+def _seed(document: dict[str, Any], settings: dict[Loc, str], seed: int | None) -> None:
+    """Put the seed of the command line into a document, and note where it came from."""
+    run = document.setdefault("run", {})
+    if seed is not None and isinstance(run, dict):
+        run["seed"] = seed
+        settings.pop(("run", "seed"), None)
+        settings["run", "seed"] = f"--seed {messages.shown(seed)}"
+
+
+def _checked(document: dict[str, Any], places: Places, faults: Sequence[str]) -> Scenario:
     try:
         scenario = Scenario.model_validate(document)
     except ValidationError as error:
