@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from desim_fl import closed_form
 from desim_fl.build import model_args
 from desim_fl.executors import choice
 from desim_fl.learning import operations
@@ -53,7 +54,7 @@ class Effort(NamedTuple):
 def effort(session: Session) -> Effort | None:
     """Estimate the training that a session's timeline asks for; ``None`` where no network is trained."""
     built = session.built
-    if built.known is None or built.scenario.model.name == "logistic":
+    if built.known is None or built.scenario.model.name in closed_form.MODELS:
         return None
     steps, samples = _work(session)
     model = built.scenario.model
