@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 
 import polars as pl
+from test_parameters import no_page
 
+from desim_fl import report
 from desim_fl.run import execute
 from desim_fl.scenario import load
 
@@ -28,11 +30,12 @@ def learned(folder, name, *overrides):
     return scores["accuracy"].to_list(), ends.filter(pl.col("jobs") > 1)
 
 
-def test_what_is_described_learns_and_what_was_coded_guesses(tmp_path):
+def test_what_is_described_learns_and_what_was_coded_guesses(tmp_path, monkeypatch):
     """As many updates each: the asynchronous run learns; as coded every client does, and their average does not.
 
     The reason is that nobody loads the server's model: with that alone put right, the same rounds learn.
     """
+    monkeypatch.setattr(report, "write", no_page)
     described, _ = learned(tmp_path / "described", "fashion_two_minutes", *QUICK, "run.max_updates=25")
     coded, clients = learned(tmp_path / "coded", "fashion_as_coded", *QUICK, "run.max_versions=5")
     mended, _ = learned(tmp_path / "mended", "fashion_as_coded", *HERE, FROM_THE_SERVER, "run.max_versions=5")
