@@ -62,6 +62,7 @@ TABLE_OF_PROMISES: list[tuple[str, dict, Scene]] = [
     ("favas", {"contacted": 3, "scaling": "realized"}, Scene()),
     ("fedavg", {"clients_per_round": 3, "over_selection": 1.5}, Scene()),
     ("fedavg", {**ROUNDS, "deadline_s": 3.0, "min_fraction": 0.5, "cancel_stragglers": True, "server_lr": 0.5}, Scene()),
+    ("fedavg", {**ROUNDS, "partial_work": "drop", "weights": "uniform"}, Scene()),
     ("fedprox", ROUNDS, Scene(fresh_as=FedAvg(2))),
     ("fedavgm", {**ROUNDS, "beta": 0.0}, Scene(fresh_as=FedAvg(2))),
     ("fedavgm", ROUNDS, Scene()),

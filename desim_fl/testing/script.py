@@ -133,14 +133,18 @@ def _next(ground: Playground, number: int, values: Values) -> Event:
 def come(ground: Playground, number: int, chosen: int, values: Values, *, finite: bool = True) -> Event:
     """Let a job arrive with what the script has for this event."""
     job, model = ground.jobs[chosen], values.brought(number)
+    if number % 11 == 4:  # noqa: PLR2004
+        job = job._replace(work=job.work._replace(partial=True))
     if not finite:  # as the engine does: the base stands for what it brought
-        job = ground.jobs[chosen] = job._replace(params=model)
+        job = job._replace(params=model)
+    ground.jobs[chosen] = job
     reply = ground.arrive(
         chosen,
         model,
         examples=ground.sizes[job.client],
         finite=finite,
         steps=number % (_STEPS + 1),
+        stopped=number % 9 == 8,  # noqa: PLR2004
         loss=Null if model is Null else 1.0 + number % 4,
         extra=_answer(job, values, number),
     )
