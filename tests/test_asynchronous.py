@@ -293,6 +293,7 @@ def test_quafl_s_clients_may_train_at_a_larger_rate(tmp_path):
         build("quafl", {"contacted": 2, "scale_rate": True, "lr": 0.1}), 0.0, clients=4, sizes=(1, 1, 1, 0)
     )
     ground.lose(0)
+    assert [job.work.lr for job in ground.jobs.values()] == [0.1 * 3 / 2] * 3
     for job in list(ground.jobs):
         ground.arrive(job, 1.0, steps=1)
     ground.alarm("contact")

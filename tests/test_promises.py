@@ -432,6 +432,20 @@ def test_the_sound_one_keeps_all_and_says_what_was_not_looked_at():
         check_strategy("fedbuf")
 
 
+class Exacting(Sound):
+    """Fails where the engine would have turned an update away."""
+
+    def arrive(self, state, view, update):
+        if not update.outcome.examples or view.sizes[update.job.client] != update.outcome.examples:
+            raise ValueError("nothing to learn from")
+        return Sound.arrive(self, state, view, update)
+
+
+def test_a_client_without_samples_is_heard_of_as_a_loss():
+    """As in the engine: its job never arrives, and the strategy is told so."""
+    assert check_strategy(Exacting()) == check_strategy(Sound())
+
+
 class Choosy(Sound):
     """Says that it reads outcomes, and turns large models away."""
 

@@ -469,6 +469,20 @@ def test_tifl_adaptive_gives_the_worse_tier_two_thirds():
     assert better.state.carried.chances == (0.5, 0.5)  # whoever runs has become better each time
 
 
+def test_tifl_looks_at_the_losses_before_every_nth_round():
+    """With interval 3 the losses of the first three rounds are reviewed before round 3, and not again before round 6."""
+    kept = [
+        rounds_of(TiFL(1, tiers=2, adaptive=True, interval=3, seed=5), ([9, 8, 7, 6, 5, 4, 3],) * 2, rounds)[
+            1
+        ].state.carried
+        for rounds in range(8)
+    ]
+    assert [state.reviewed == (None, None) for state in kept] == [True, True, True, False, False, False, False, False]
+    assert kept[3].reviewed == kept[3].losses
+    assert kept[5].reviewed == kept[3].reviewed != kept[5].losses
+    assert kept[6].reviewed == kept[6].losses
+
+
 def test_tifl_credits_bound_a_tier_until_none_is_left():
     """Three rounds for the fast tier and two for the slow one; a sixth is drawn as if there were no credits."""
     found, ground = rounds_of(TiFL(1, tiers=2, adaptive=True, credits=(3, 2), seed=1), (1.0, 1.0), 5)

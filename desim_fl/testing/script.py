@@ -30,7 +30,7 @@ class Scene(NamedTuple):
     where the origin lies (a server with weight decay, say).
     """
 
-    sizes: tuple[int, ...] = (3, 1, 2, 3, 0, 2, 1)
+    sizes: tuple[int, ...] = (3, 1, 0, 3, 2, 2, 1)
     concurrency: int = 4
     policy: str = "immediate"
     tiers: int = 0
