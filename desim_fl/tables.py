@@ -45,3 +45,8 @@ def _hushed() -> Iterator[None]:
     finally:
         os.dup2(kept, _STDERR)
         os.close(kept)
+
+
+def named(table: pl.DataFrame) -> str:
+    """The names of a table's columns for a message, which stays short."""
+    return ", ".join(name[:40] for name in table.columns[:10]) or "none"

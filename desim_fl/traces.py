@@ -153,8 +153,10 @@ def _check(place: str, columns: Sequence[str], device: float, start: float, end:
 def _parquet(path: Path, content: bytes, columns: Sequence[str]) -> Rows:
     import polars as pl  # noqa: PLC0415  (CSV needs none)
 
+    from desim_fl import tables  # noqa: PLC0415
+
     try:
-        table = pl.read_parquet(io.BytesIO(content))
+        table = tables.collected(pl.scan_parquet(io.BytesIO(content)))
     except Exception as error:  # (polars raises many kinds for what is no Parquet)
         raise ScenarioError(f"{path}: is not a Parquet file: {str(error)[:200]}") from error
     for column in columns:

@@ -25,21 +25,33 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import bad_files
 import bad_folders
 import bad_scenarios
 import jsonschema
 import numpy as np
 
 import scenarios
-from desim_fl import checkpoint, cli
+from desim_fl import checkpoint, cli, study
 from desim_fl.datasets import archive
-from desim_fl.errors import CheckpointError, DataError
+from desim_fl.errors import CheckpointError, DataError, ScenarioError
 from desim_fl.scenario import reading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-FAMILIES = ("edges", "mistaken", "garbled", "options", "places", "folders", "checkpoints", "archives")
+FAMILIES = (
+    "edges",
+    "mistaken",
+    "garbled",
+    "options",
+    "places",
+    "folders",
+    "checkpoints",
+    "archives",
+    *bad_files.KINDS,
+    "studies",
+)
 CPU_LIMIT_S, WALL_LIMIT_S = 30.0, 300.0
 LONGEST_LINE = 1500
 SCHEMA = jsonschema.Draft202012Validator(bad_scenarios.SCHEMA)
@@ -223,7 +235,21 @@ def _other_state(chance: random.Random, sound: bytes) -> bytes:
     return len(text).to_bytes(8, "little") + text + sound[8 + size :]
 
 
-def try_archive(chance: random.Random, folder: Path) -> str | None:
+def try_study(folder: Path, chance: random.Random) -> str | None:
+    """A spoilt study file is read, or is a named error."""
+    path = bad_files.study(chance, folder)
+    try:
+        with bounded(), warnings.catch_warnings():
+            warnings.simplefilter("error")
+            study.load(path)
+    except ScenarioError as error:
+        return _wording(Answer(2, "", str(error)), ["study", str(path)])
+    except BaseException:  # noqa: BLE001
+        return f"study: {path.read_bytes()[:400]!r} {traceback.format_exc()[-1500:]}"
+    return None
+
+
+def try_archive(folder: Path, chance: random.Random) -> str | None:
     """A spoilt archive of data gives arrays, or is a named error."""
     path = folder / "data.npz"
     archive.write(path, {"train_labels": np.arange(50, dtype=np.uint8)})
@@ -256,11 +282,13 @@ class Campaign:
     def one(self, seed: int, family: str = "") -> tuple[str, Answer | None, str | None]:
         """Try the input of this seed; returns its family, the answer, and what was wrong with it."""
         chance = random.Random(seed)
-        family = family or chance.choices(FAMILIES, (8, 8, 6, 8, 2, 5, 3, 1))[0]
+        family = family or chance.choices(FAMILIES, (8, 8, 6, 8, 2, 5, 3, 1, 2, 2, 2, 2, 1))[0]
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
-        if family in {"checkpoints", "archives"}:
-            return family, None, try_checkpoint(chance) if family == "checkpoints" else try_archive(chance, self.work)
+        tries = {"checkpoints": lambda _, chance: try_checkpoint(chance), "archives": try_archive, "studies": try_study}
+        if family in tries:
+            fault = tries[family](self.work, chance)
+            return family, None, fault and f"seed {seed} ({family}): {fault}"
         asked = self._asked(chance, family)
         (self.work / "bomb.py").write_text(BOMB)
         before = snapshot(self.work)
@@ -275,6 +303,8 @@ class Campaign:
     def _asked(self, chance: random.Random, family: str) -> bad_scenarios.Asked:
         if family == "folders":
             return bad_folders.damaged(chance, self.work, chance.choice(self.sound))
+        if family in bad_files.KINDS:
+            return bad_files.KINDS[family](chance, self.work)
         if family == "places":
             return bad_scenarios.odd_places(chance, self.work)
         return bad_scenarios.asked(chance, self.work, family)

@@ -64,7 +64,7 @@ def _npz(path: Path, first: int | None) -> Parts:
             for role in ("train_images", "train_labels"):
                 if names[role] is None:
                     raise DataError(
-                        f"{path}: has no array {role}; it holds {', '.join(archive.files[:10]) or 'nothing'}"
+                        f"{path}: has no array {role}; it holds {', '.join(name[:40] for name in archive.files[:10]) or 'nothing'}"
                     )
             if (names["test_images"] is None) != (names["test_labels"] is None):
                 raise DataError(f"{path}: test_images and test_labels belong together")
@@ -118,14 +118,16 @@ def whole(labels: NDArray, what: str) -> NDArray[np.int64]:
 def _parquet(path: Path, image_size: int | None, first: int | None) -> Parts:
     import polars as pl  # noqa: PLC0415  (only such data need it)
 
+    from desim_fl import tables  # noqa: PLC0415
+
     try:
-        table = pl.read_parquet(path)
+        table = tables.parquet(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{path}: cannot be read as Parquet ({str(error).splitlines()[0][:200]})") from error
     names = {role: next((name for name in known if name in table.columns), None) for role, known in _COLUMNS.items()}
     for role, name in names.items():
         if name is None:
-            raise DataError(f"{path}: has no column {role}; it has {', '.join(table.columns[:10])}")
+            raise DataError(f"{path}: has no column {role}; it has {tables.named(table)}")
     image, label = str(names["image"]), str(names["label"])
     if table[image].null_count() or table[label].null_count():
         raise DataError(f"{path}: has empty cells in {image} or {label}")

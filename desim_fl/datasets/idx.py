@@ -73,7 +73,10 @@ def _content(file: Any, path: Path, *, header_only: bool) -> NDArray[np.uint8]:
         raise DataError(f"{path}: ends within its header")
     shape = tuple(int(side) for side in np.frombuffer(sides, ">u4"))
     if header_only:
-        return np.broadcast_to(np.zeros((), np.uint8), shape)
+        try:
+            return np.broadcast_to(np.zeros((), np.uint8), shape)
+        except ValueError as error:
+            raise DataError(f"{path}: no array has the {len(shape)} sides that its header states") from error
     size, raw = math.prod(shape), file.read()
     if len(raw) != size:
         raise DataError(f"{path}: holds {len(raw)} bytes after its header, which says {size}")

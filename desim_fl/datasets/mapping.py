@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from desim_fl.errors import DataError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import numpy as np
     import polars as pl
     from numpy.typing import NDArray
 
@@ -23,17 +22,19 @@ def read(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """
     import polars as pl  # noqa: PLC0415  (only maps need it)
 
+    from desim_fl import tables  # noqa: PLC0415
+
     if not path.is_file():
         raise DataError(
             f"{path}: no such file; [clients] map names a .csv or .parquet file with columns index and client"
         )
     try:
-        table = pl.read_parquet(path) if path.suffix.lower() in {".parquet", ".pq"} else pl.read_csv(path)
+        table = tables.parquet(path) if path.suffix.lower() in {".parquet", ".pq"} else pl.read_csv(path)
     except (pl.exceptions.PolarsError, OSError) as error:
-        raise DataError(f"{path}: cannot be read as a map ({str(error).splitlines()[0]})") from error
+        raise DataError(f"{path}: cannot be read as a map ({str(error).splitlines()[0][:200]})") from error
     missing = [name for name in ("index", "client") if name not in table.columns]
     if missing:
-        raise DataError(f"{path}: has no column {missing[0]}; it has {', '.join(table.columns[:10])}")
+        raise DataError(f"{path}: has no column {missing[0]}; it has {tables.named(table)}")
     if table.is_empty():
         raise DataError(f"{path}: names no sample")
     found = [_whole(table[name], path) for name in ("index", "client")]
@@ -42,6 +43,9 @@ def read(path: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def _whole(column: pl.Series, path: Path) -> NDArray[np.int64]:
-    if not column.dtype.is_integer() or column.null_count():
+    import polars as pl  # noqa: PLC0415
+
+    whole = column.cast(pl.Int64, strict=False) if column.dtype.is_integer() else None
+    if whole is None or whole.null_count():  # empty, or too large to be a number of anything
         raise DataError(f"{path}: the column {column.name} must hold whole numbers, one a row")
-    return column.to_numpy().astype(np.int64)
+    return whole.to_numpy()
