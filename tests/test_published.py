@@ -90,3 +90,20 @@ def test_waiting_for_everybody_takes_the_longest(seed):
     bounded = [length("port_staleness_bound", label) for label in ("1", "4", "10")]
     assert bounded[0] > 1.2 * bounded[1]
     assert bounded[1] > 1.2 * bounded[2]
+
+
+# ---- clients with queues (Alahyane et al., 2025), rates as the study chose them
+
+
+@pytest.mark.parametrize("seed", SEEDS[:2])
+def test_time_to_the_target_is_u_shaped_in_the_jobs_in_flight(seed):
+    """100 jobs in flight for 50 clients with queues: at least 10 times as soon there as 1, and 1.5 times as soon as 500."""
+    rates = {"1": 0.016, "100": 0.008, "500": 0.008}
+    few, right, many = (
+        seconds(
+            "concurrency_u_shape", label, seed, {"training.lr": rate, "run.max_time_s": 5000 if label == "1" else 600}
+        )
+        for label, rate in rates.items()
+    )
+    assert few > 10 * right
+    assert many > 1.5 * right
