@@ -140,10 +140,30 @@ def advice(advisor: Advisor) -> dict[str, Any]:
     return {
         "staleness_s": spread_of(course.age_s()),
         "waits_for_others_s": spread_of(course.waits_s()),
+        "links": links(session),
         "wasted": {"client_s": course.wasted_s(), "share": course.wasted_s() / worked if worked else None},
         "fairness": fairness(course, built),
         "what_if": list(variants(built)),
     }
+
+
+def links(session: Session) -> dict[str, dict[str, float | None]]:
+    """Return, down and up, which share of the clients' time their links were in use, and what passed the server on average.
+
+    In use means in a leg of transfer, latency included; ``mean_mbps`` are megabits a second of all clients together.
+    """
+    ticks, clients = session.ticks, len(session.built.population)
+
+    def of(leg: str, size: str) -> dict[str, float | None]:
+        if not ticks:
+            return {"clients_busy": None, "mean_mbps": None}
+        usage = session.engine.usage
+        return {
+            "clients_busy": usage.sum_of(leg) / (ticks * clients),
+            "mean_mbps": usage.sum_of(size) * 8 / ticks,  # bits in a microsecond
+        }
+
+    return {"down": of("download", "bytes_down"), "up": of("upload", "bytes_up")}
 
 
 def fairness(course: Course, built: Built) -> dict[str, Any]:

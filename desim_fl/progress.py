@@ -147,6 +147,10 @@ def say_advice(advice: dict[str, Any]) -> None:
     rows = {
         "age of a model at its update": ", ".join(f"{name} {_number(value)} s" for name, value in age.items()),
         "updates wait for others": ", ".join(f"{name} {_number(value)} s" for name, value in waits.items()),
+        "links of clients in use": ", ".join(
+            f"{way} {_percent(use['clients_busy'])} of the time ({_number(use['mean_mbps'])} Mbit/s in all)"
+            for way, use in advice["links"].items()
+        ),
         "work that counts for nothing": f"{duration_text(wasted['client_s'])}, {_percent(wasted['share'])} of all",
         "evenness of updates (Jain, 1 = even)": _number(fair["jain"]),
     }

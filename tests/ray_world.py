@@ -18,10 +18,17 @@ if TYPE_CHECKING:
 HALF_MIB = 1 << 19
 
 
+class Carried(NamedTuple):
+    """What a job carries that is to be trained with one of ``tasks``: which, and the job's own ``extra``."""
+
+    which: int
+    extra: Any
+
+
 class Errands:
     """One task for all: ``job.extra`` says what is to be done.
 
-    A ``Setting`` plays a world of floats, a number trains with one of ``tasks``, a word is an accident, ``None`` adds
+    A ``Setting`` plays a world of floats, ``Carried`` trains with one of ``tasks``, a word is an accident, ``None`` adds
     the client's number.
     """
 
@@ -34,8 +41,8 @@ class Errands:
         if isinstance(job.extra, Setting):
             value = job.extra.learned(job.params, job.client, job.nth)
             return Outcome(value, examples=job.extra.sizes[job.client], steps=steps, loss=0.5)
-        if isinstance(job.extra, int):
-            return self.tasks[job.extra].train(job, steps)
+        if isinstance(job.extra, Carried):
+            return self.tasks[job.extra.which].train(job._replace(extra=job.extra.extra), steps)
         with (self.folder / "order").open("a") as file:
             file.write(f"{job.id}\n")
         return self._accident(job, steps)
@@ -111,7 +118,8 @@ class Guest(NamedTuple):
 
     def moved(self, job: Job) -> Job:
         """The job as the host knows it."""
-        return job._replace(id=job.id + self.first, extra=self.extra)
+        carried = Carried(self.extra, job.extra) if isinstance(self.extra, int) else self.extra
+        return job._replace(id=job.id + self.first, extra=carried)
 
     def submit(self, job: Job, due: int) -> None:
         """Pass on."""

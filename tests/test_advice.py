@@ -68,6 +68,18 @@ def test_rounds_of_a_quick_and_a_slow_client_by_hand(tmp_path):
     assert told["fairness"]["classes"] == {"quick": half, "slow": half}
 
 
+def test_links_in_use_by_hand(tmp_path):
+    """Six downloads of 0.1 s and uploads of 0.2 s, 64 bits each, by two clients in three rounds of 4.3 s."""
+    scenario = two_classes(tmp_path, "\n[network]\ndown_mbps = 0.00064\nup_mbps = 0.00032")
+    manifest, told = advised(scenario)
+    assert manifest["summary"]["virtual_time_s"] == pytest.approx(12.9)
+    mbps = pytest.approx(6 * 64 / 12.9e6)
+    assert told["links"] == {
+        "down": {"clients_busy": pytest.approx(0.6 / 25.8), "mean_mbps": mbps},
+        "up": {"clients_busy": pytest.approx(1.2 / 25.8), "mean_mbps": mbps},
+    }
+
+
 def test_cancelled_stragglers_are_waste(tmp_path):
     """A deadline of 2 s cancels the slow client in two of three rounds: 4 of 7 client seconds are waste; all updates are quick."""
     _, told = advised(two_classes(tmp_path, "deadline_s = 2.0\ncancel_stragglers = true"))
@@ -107,9 +119,10 @@ def test_variants_are_bounded(tmp_path):
         "Played",
         (),
         {
+            "ticks": 0,
             "built": type(built)(
                 scenario, *[getattr(built, name) for name in built.__dataclass_fields__ if name != "scenario"]
-            )
+            ),
         },
     )()
     told = advice(advisor)

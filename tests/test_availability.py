@@ -210,6 +210,41 @@ def test_a_bad_trace_is_named_with_its_place(tmp_path, content, complaint):
     assert str(path) in str(caught.value)
 
 
+PHONES = """
+[data]
+name = "quadratic"
+[clients]
+count = 2
+seconds_per_job = 4.0
+[availability]
+name = "trace"
+path = "phones.parquet"
+client_column = "device"
+start_column = "available_from_s"
+end_column = "available_until_s"
+origin_s = 2410196
+[strategy]
+name = "fedasync"
+[run]
+concurrency = 2
+max_time_s = 12.0
+"""
+
+
+def test_a_table_of_phones_as_it_is_published_plays_by_hand(tmp_path):
+    """Whole seconds by device beside the ends of its record: device 7 is there throughout, 681 from 4 to 14 s, one window is empty."""
+    rows = [(681, 2410200, 2410210), (7, 2410196, 2410300), (681, 2410250, 2410250)]
+    names = ("device", "available_from_s", "available_until_s")
+    table = pl.DataFrame(rows, schema=dict.fromkeys(names, pl.Int64), orient="row")
+    table = table.with_columns(trace_start_s=pl.lit(2410196), trace_end_s=pl.lit(2928596))
+    table.write_parquet(tmp_path / "phones.parquet")
+    folder, manifest = scenarios.played(tmp_path, PHONES, timing_only=True)
+    assert [manifest["trace"][key] for key in ("devices", "rows", "dropped")] == [2, 3, 1]
+    events = pl.read_parquet(folder / "events" / "part-00000.parquet")
+    arrivals = events.filter(pl.col("kind") == "arrive").select("time_s", "client").rows()
+    assert arrivals == [(4.0, 0), (8.0, 0), (8.0, 1), (12.0, 0), (12.0, 1)]
+
+
 def test_a_bad_trace_ends_a_plan_before_it_begins(tmp_path):
     """Exit code 2, one line with the trace's place, and nothing is written."""
     (tmp_path / "bad.csv").write_text("client,start_s,end_s\n1,2,abc\n")

@@ -149,6 +149,13 @@ def noisy(module, x):
     return x + 0.1 * torch.randn_like(x) + torch.rand(x.shape[1], 1, 1)
 
 
+def crowded(module, x):
+    """Make new tensors of the sizes of all parameters: they lie where something was freed, if anything was."""
+    sizes = [value.numel() for value in module.parameters()]
+    made = [torch.tensor([0.5] * size) for size in sizes for _ in range(4)]
+    return x * torch.stack([value.mean() for value in made]).mean()
+
+
 def summed(module, x):
     """Start from a new tensor that Python made, and add to it in place."""
     total = torch.tensor([0.5, 0.25, 0.125, 1.0]).view(1, 4, 1, 1)
@@ -182,6 +189,7 @@ RECORDABLE = {
     "noise": with_middle(noisy),
     "new tensors": with_middle(summed),
     "indexing by number": with_middle(lambda module, x: x[:, torch.tensor([1, 0, 3, 2])]),
+    "many new tensors": with_middle(crowded),
     "detached": with_middle(lambda module, x: x * x.detach().amax((1, 2, 3), keepdim=True)),
     "fixed tensor": with_middle(
         lambda module, x: x * module.mask, lambda module: setattr(module, "mask", torch.arange(6.0))

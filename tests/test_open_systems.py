@@ -16,6 +16,7 @@ from desim_fl.laws import Audit, Row
 from desim_fl.run import execute, resume
 from desim_fl.scenario import load
 from desim_fl.service import OpenLaw, ServiceLaw
+from desim_fl.strategies import FedBuff
 from desim_fl.verify import verify
 from desim_fl.world import Evaluations, StopRules
 
@@ -235,6 +236,26 @@ def test_everything_at_once_keeps_the_laws(tmp_path):
 
 
 # ---- stop rules
+
+
+@pytest.mark.parametrize(
+    ("rules", "why", "seconds", "versions", "updates"),
+    [
+        (StopRules(max_ticks=3 * S), "max_time", 3.0, 3, 6),
+        (StopRules(max_ticks=3 * S + S // 2), "max_time", 3.5, 3, 6),
+        (StopRules(max_versions=2), "max_versions", 2.0, 2, 4),
+        (StopRules(max_updates=5), "max_updates", 3.0, 2, 5),
+        (StopRules(max_versions=2, max_updates=4), "max_versions", 2.0, 2, 4),
+        (StopRules(max_ticks=2 * S, max_updates=4), "max_updates", 2.0, 2, 4),
+        (StopRules(max_ticks=S, max_versions=2, max_updates=9), "max_time", 1.0, 1, 2),
+    ],
+)
+def test_the_first_rule_that_is_met_ends_the_run(rules, why, seconds, versions, updates):
+    """Two clients of 1 s, two updates a version: time plays its last instant whole, counts end in the middle of theirs."""
+    done = play(ScriptedTrips([1.0, 1.0]), strategy=FedBuff(buffer_size=2), concurrency=2, stops=rules)
+    assert (done.engine.why, done.engine.final_ticks / S) == (why, seconds)
+    assert (done.engine.model.version, done.engine.ledger.arrived) == (versions, updates)
+    assert done.rows()[-1][:2] == (seconds, "stop")
 
 
 def test_a_target_accuracy_ends_the_run_at_its_evaluation(monkeypatch):

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from desim_fl import oracles
 from desim_fl.cli import app
-from desim_fl.oracles import Line, Oracle
+from desim_fl.oracles import Line, Oracle, fixed_times, measuring, queues, rounds
 
 
 @pytest.mark.parametrize("oracle", oracles.ORACLES, ids=lambda oracle: oracle.name)
@@ -27,37 +27,43 @@ def test_closed_networks_by_counting_every_state():
     loads, customers = (0.5, 0.15, 0.05, 0.2), 5
     states = [state for state in product(range(customers + 1), repeat=4) if sum(state) == customers]
     weights = [math.prod(load**n for load, n in zip(loads, state, strict=True)) for state in states]
-    assert oracles.buzen(loads, customers)[customers] == pytest.approx(sum(weights), rel=1e-12)
+    assert queues.buzen(loads, customers)[customers] == pytest.approx(sum(weights), rel=1e-12)
     for place in range(4):
         mean = sum(w * state[place] for w, state in zip(weights, states, strict=True)) / sum(weights)
-        assert oracles.mean_queue(loads, customers, place) == pytest.approx(mean, rel=1e-12)
-    uniform = oracles.buzen((0.2,) * 5, 3)
+        assert queues.mean_queue(loads, customers, place) == pytest.approx(mean, rel=1e-12)
+    uniform = queues.buzen((0.2,) * 5, 3)
     assert uniform[2] / uniform[3] == pytest.approx(5 * 3 / 7)  # n mu C / (n + C - 1)
 
 
 def test_expected_values_are_those_of_the_literature():
-    """H_10 = 2.929, 10 of 13: 1.347, P(commit) = 0.9125, and the delays 8.93, 1.41, 0.554 of the network."""
-    assert oracles.harmonic(10) == pytest.approx(2.929, abs=5e-4)
-    assert oracles.harmonic(13) - oracles.harmonic(3) == pytest.approx(1.347, abs=5e-4)
-    assert oracles._at_least(13, 10, 2.0) == pytest.approx(0.9125, abs=5e-5)
-    delays = [oracles.mean_queue((0.5, 0.15, 0.05), 5, place) / share for place, share in enumerate((0.5, 0.3, 0.2))]
+    """H_10 = 2.929, 10 of 13: 1.347, P(commit) = 0.9125, t(1, 4, 10, 25) = 1, 3, 6, 15, and the delays 8.93, 1.41, 0.554 of the network."""
+    assert rounds.harmonic(10) == pytest.approx(2.929, abs=5e-4)
+    assert rounds.harmonic(13) - rounds.harmonic(3) == pytest.approx(1.347, abs=5e-4)
+    assert rounds.at_least(13, 10, 2.0) == pytest.approx(0.9125, abs=5e-5)
+    times = (1, 2, 5, 9)
+    assert [fixed_times.first(times, lambda n, b=b: sum(n) >= b) for b in (1, 4, 10, 25)] == [1, 3, 6, 15]
+    delays = [queues.mean_queue((0.5, 0.15, 0.05), 5, place) / share for place, share in enumerate((0.5, 0.3, 0.2))]
     assert delays == pytest.approx([8.93, 1.41, 0.554], abs=5e-3)
 
 
 def test_a_line_fails_beyond_its_bound():
-    """Exact lines must be equal; others may deviate by 3.89 standard errors, and by no more."""
+    """Exact lines must be equal, bounds may be met but not passed; others may deviate by 3.89 standard errors, and by no more."""
     assert Line("q", 2.0, 2.0).holds
     assert not Line("q", 2.0, 2.0 + 1e-9).holds
     assert Line("q", 2.0, 2.38, 0.1).holds
     assert not Line("q", 2.0, 2.40, 0.1).holds
     assert not Line("q", 2.0, 1.60, 0.1).holds
+    assert Line("q", 2.0, 2.0, relation="<=").holds
+    assert not Line("q", 2.0, 2.1, relation="<=").holds
+    assert Line("q", 2.0, 2.1, relation=">=").holds
+    assert not Line("q", 2.0, 1.9, relation=">=").holds
 
 
 def test_correlated_values_have_the_error_of_their_batches():
     """A value repeated a hundred times says no more than once: the error is that of the batch means."""
     values = [float((7 * number) % 11) for number in range(400) for _ in range(100)]
-    independent = oracles.averaged("q", 5.0, values, independent=True)
-    batched = oracles.averaged("q", 5.0, values)
+    independent = measuring.averaged("q", 5.0, values, independent=True)
+    batched = measuring.averaged("q", 5.0, values)
     assert batched.measured == pytest.approx(independent.measured)
     assert batched.error != independent.error
 

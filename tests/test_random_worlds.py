@@ -183,10 +183,11 @@ def strategy(method: Method):
     )
 
 
-def engine_of(setting: Setting, *, plan: bool = False, **more) -> Played:
+def engine_of(setting: Setting, *, plan: bool = False, executor=None, **more) -> Played:
     """The product's engine for a setting, not yet run; ``plan`` trains nothing; ``more`` are other parts of its world."""
-    executor = NullExecutor(setting.sizes) if plan else FloatExecutor(setting.sizes)
-    if not plan:
+    trained = executor is None and not plan
+    executor = executor or (NullExecutor(setting.sizes) if plan else FloatExecutor(setting.sizes))
+    if trained:
         executor.learn = lambda job: setting.learned(job.params, job.client, job.nth)
     clients, sink, evaluations = len(setting.sizes), MemorySink(), []
     world = World(

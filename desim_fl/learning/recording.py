@@ -119,7 +119,10 @@ class Tape(TorchDispatchMode):
         super().__init__()
         self.calls: list[Call] = []
         self.registers = 0
-        self._changing = {_storage(value) for value in changing if value.numel()}
+        self._held = tuple(
+            changing
+        )  # alive as long as their addresses are compared: a freed one may be another tensor's
+        self._changing = {_storage(value) for value in self._held if value.numel()}
 
     def stand_in(self, real: Tensor, *, requires_grad: bool = False) -> StandIn:
         """Make the stand-in of a tensor in a new register."""
