@@ -133,6 +133,18 @@ def test_a_class_goes_before_what_holds_for_all(tmp_path):
     assert len({each.wait for each in (trips[client] for client in range(300) if classes[client] == 1)}) > 30
 
 
+def test_a_class_without_a_unit_takes_that_of_all(tmp_path):
+    """Steps of half a second hold for the class that says nothing; the other one takes 7 s a job."""
+    names = "seconds_per_step = 0.5\n" + "".join(
+        f'[[clients.classes]]\nname = "{name}"\nshare = 1\n{more}'
+        for name, more in (("a", ""), ("b", "seconds_per_job = 7.0\n"))
+    )
+    built = build(scenario(tmp_path, names, 20), timing_only=True)
+    works, kinds = built.world.assignment.usual, built.trips.devices.classes
+    found = {(int(kinds[client]), built.trips.trip(client, 0, works[client]).compute) for client in range(20)}
+    assert found == {(0, 3 * S), (1, 7 * S)}
+
+
 def test_classes_follow_their_shares():
     """Drawn: within five standard deviations of 0.638, 0.285, 0.078 over 20,000 clients; exact: 10, 4 and 2 of 16."""
     shares = (0.638, 0.285, 0.078)
@@ -299,6 +311,11 @@ def test_the_table_of_clients_names_class_and_speed(tmp_path):
         assert table.filter(device_class=name)[column].null_count() == 0
         assert table.filter(device_class=name)["seconds_per_step"].null_count() == len(table.filter(device_class=name))
     assert table.filter(device_class="slow")["seconds_per_sample"].unique().to_list() == [0.25]
+    gpu = table.filter(device_class="gpu")[
+        "seconds_per_sample"
+    ]  # 1e9 FLOPs at 1e9 to 2e9 a second, times a factor of 1.5
+    assert all(0.75 <= seconds <= 1.5 for seconds in gpu)
+    assert gpu.n_unique() == len(gpu) > 1
     assert verify(tmp_path / "run") == []
 
 
@@ -328,6 +345,10 @@ def test_energy_is_power_times_time_worked_by_hand(tmp_path):
     table = pl.read_parquet(tmp_path / "run" / "clients.parquet")
     assert table["energy_j"].to_list() == [6 + 60 + 12 + 0.5 * 3, 0.5 * 27]
     assert table["cost"].to_list() == pytest.approx([0.507, 0.0])
+    whole = pl.read_parquet(tmp_path / "run" / "classes.parquet").row(0, named=True)
+    assert (whole["clients"], whole["active"]) == (2, 1)
+    assert {use: whole[f"energy_{use}_j"] for use in joules} == joules
+    assert (whole["cost_time"], whole["cost_traffic"]) == pytest.approx((0.027, 0.48))
     assert verify(tmp_path / "run") == []
     assert "Energy of the clients" in (tmp_path / "run" / "report.html").read_text()
 
@@ -379,6 +400,7 @@ name = "fast"
 share = 1
 seconds_per_job = 1.0
 watts_compute = 5.0
+price_per_hour = 3600.0
 [[clients.classes]]
 name = "slow"
 share = 1
@@ -388,15 +410,15 @@ watts_compute = 2.0
 
 
 @pytest.mark.parametrize(
-    ("overrides", "lost", "slow"),
+    ("overrides", "lost", "paid", "slow"),
     [
-        (["strategy.max_staleness=2"], ("slow", "rejected", "stale", 1, 1, 4.0), {"compute_s": 4.5, "energy_compute_j": 9.0, "rejected": 1, "wasted_s": 4.0}),
-        (["failures.timeout_s=3"], ("slow", "lost", "timeout", 1, 1, 3.0), {"compute_s": 3.5, "late_s": 1.0, "energy_idle_j": 1.0, "lost": 1, "wasted_s": 3.0}),
-        (["strategy={name='fedavg',clients_per_round=2,deadline_s=2.0,cancel_stragglers=true}"], ("slow", "cancelled", None, 2, 1, 4.0), {"compute_s": 4.5, "cancelled": 2, "dispatches": 3, "arrivals": 0}),
+        (["strategy.max_staleness=2"], ("slow", "rejected", "stale", 1, 1, 4.0), 4.5, {"compute_s": 4.5, "energy_compute_j": 9.0, "rejected": 1, "wasted_s": 4.0}),
+        (["failures.timeout_s=3"], ("slow", "lost", "timeout", 1, 1, 3.0), 4.5, {"compute_s": 3.5, "late_s": 1.0, "energy_idle_j": 1.0, "lost": 1, "wasted_s": 3.0}),
+        (["strategy={name='fedavg',clients_per_round=2,deadline_s=2.0,cancel_stragglers=true}"], ("slow", "cancelled", None, 2, 1, 4.0), 2.5, {"compute_s": 4.5, "cancelled": 2, "dispatches": 3, "arrivals": 0}),
     ],
 )  # fmt: skip
-def test_classes_and_losses_worked_by_hand(tmp_path, overrides, lost, slow):
-    """One fast and one slow device for 4.5 s: what the slow one lost, why, and at what energy; verify agrees, and tells of a change."""
+def test_classes_and_losses_worked_by_hand(tmp_path, overrides, lost, paid, slow):
+    """One fast device, which is paid, and a slow one for 4.5 s: what that lost, why, at what energy; verify tells of a change."""
     text = PLAIN.format(count=2, clients=PACES, updates=0).replace("max_updates = 0", "max_time_s = 4.5")
     places = [] if "fedavg" in overrides[0] else ["run.concurrency=2"]
     loaded = load(scenarios.write(tmp_path, text), [*places, *overrides])
@@ -406,7 +428,7 @@ def test_classes_and_losses_worked_by_hand(tmp_path, overrides, lost, slow):
     assert table["device_class"].to_list() == ["fast", "slow"]
     row = table.row(1, named=True)
     assert {name: row[name] for name in slow} == slow
-    assert table["cost_time"].null_count() == 2
+    assert table["cost_time"].to_list() == [paid, 0.0]
     assert verify(tmp_path / "run") == []
     for name, column in (
         ("classes", "wasted_s"),
@@ -422,8 +444,18 @@ def test_classes_and_losses_worked_by_hand(tmp_path, overrides, lost, slow):
 
 
 def test_losses_of_worlds_without_classes_have_no_name(tmp_path):
-    """Where devices have no classes there is one row with an empty name; where nothing is lost, no row of losses."""
-    execute(scenario(tmp_path), tmp_path / "run", timing_only=True)
-    table = pl.read_parquet(tmp_path / "run" / "classes.parquet")
-    assert table.select("device_class", "clients", "arrivals", "energy_compute_j").rows() == [(None, 4, 20, None)]
-    assert pl.read_parquet(tmp_path / "run" / "losses.parquet").is_empty()
+    """Without classes there is one row with an empty name; four in step, of which two a second are too stale, lose 10 of 20 updates."""
+    columns = ("device_class", "clients", "active", "arrivals", "rejected", "energy_compute_j", "cost_time")
+    for name, bound, rows in (
+        ("run", [], []),
+        ("bounded", ["strategy.max_staleness=1"], [(None, "rejected", "stale", 10)]),
+    ):
+        execute(
+            scenario(tmp_path, "seconds_per_job = 1.0", 4, 20, "run.concurrency=4", *bound),
+            tmp_path / name,
+            timing_only=True,
+        )
+        table = pl.read_parquet(tmp_path / name / "classes.parquet")
+        lost = pl.read_parquet(tmp_path / name / "losses.parquet")
+        assert table.select(columns).rows() == [(None, 4, 4, 20, sum(row[3] for row in rows), None, None)]
+        assert lost.select("device_class", "fate", "reason", "jobs").rows() == rows
