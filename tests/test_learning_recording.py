@@ -153,7 +153,12 @@ def crowded(module, x):
     """Make new tensors of the sizes of all parameters: they lie where something was freed, if anything was."""
     sizes = [value.numel() for value in module.parameters()]
     made = [torch.tensor([0.5] * size) for size in sizes for _ in range(4)]
-    return x * torch.stack([value.mean() for value in made]).mean()
+    return x * torch.stack([value.mean() for value in made]).mean() * module.large.mean()
+
+
+def with_large(module):
+    """Add a parameter whose place, once freed, is the next one to be given away."""
+    module.register_parameter("large", nn.Parameter(torch.ones(64, 64)))
 
 
 def summed(module, x):
@@ -189,7 +194,7 @@ RECORDABLE = {
     "noise": with_middle(noisy),
     "new tensors": with_middle(summed),
     "indexing by number": with_middle(lambda module, x: x[:, torch.tensor([1, 0, 3, 2])]),
-    "many new tensors": with_middle(crowded),
+    "many new tensors": with_middle(crowded, with_large),
     "detached": with_middle(lambda module, x: x * x.detach().amax((1, 2, 3), keepdim=True)),
     "fixed tensor": with_middle(
         lambda module, x: x * module.mask, lambda module: setattr(module, "mask", torch.arange(6.0))
