@@ -216,7 +216,7 @@ def test_laws_1_and_2_on_random_worlds_of_floats(host, method, number):
 
 @pytest.mark.parametrize("name", TABLE)
 def test_laws_1_and_2_for_every_strategy(host, scalars, name, number):
-    """A scenario's run of numbers under each strategy of the table: rows, parameters and scores have the bits of the inline executor."""
+    """A run of numbers under each strategy of the table: rows, parameters and scores are those of the inline executor, the hash is plan's."""
     built, which = scalars[name], len(TORCH) + list(scalars).index(name)
     ends, before = [], host.trained
     for executor in (InlineExecutor(built.task), Guest(host, which, number)):
@@ -227,6 +227,7 @@ def test_laws_1_and_2_for_every_strategy(host, scalars, name, number):
     arrived = engine.ledger.arrived
     _let_go(host)
     assert ends[0] == ends[1]
+    assert Engine(build(built.scenario, timing_only=True).world, EventLog()).run() == ends[0][0]
     assert arrived > 15
     assert host.trained - before >= arrived
 
