@@ -137,6 +137,10 @@ def bounds() -> Iterator[Line]:
         worst = int(done.of(Kind.ARRIVE)["staleness"].max())
         yield Line(f"Ringmaster, R = {threshold}: largest delay of 3,000", threshold - 1, worst, relation="<=")
         yield Line(f"Ringmaster, R = {threshold}: discarded on arrival", 0, len(done.of(Kind.REJECT)))
+    done = played(20, strategy={"name": "ringmaster", "delay_threshold": 4}, run={"concurrency": 20, "max_updates": 3000}, jitter=tail)  # fmt: skip
+    arrivals, turned_away = done.of(Kind.ARRIVE), done.of(Kind.REJECT)["job"]
+    worst = int(arrivals["staleness"][~np.isin(arrivals["job"], turned_away)].max())
+    yield Line("Ringmaster, R = 4, late ones discarded: largest delay applied", 3, worst, relation="<=")
     done = played(10, strategy={"name": "ringleader"}, run={"max_updates": 3000}, jitter=tail)
     worst = int(done.of(Kind.ARRIVE)["staleness"].max())
     yield Line("Ringleader, n = 10: largest delay of 3,000", 18, worst, relation="<=")
