@@ -140,7 +140,7 @@ def advice(advisor: Advisor) -> dict[str, Any]:
     return {
         "staleness_s": spread_of(course.age_s()),
         "waits_for_others_s": spread_of(course.waits_s()),
-        "links": links(session),
+        "links": links(advisor.played),
         "wasted": {"client_s": course.wasted_s(), "share": course.wasted_s() / worked if worked else None},
         "fairness": fairness(course, built),
         "what_if": list(variants(built)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 def identity() -> Iterator[Line]:
     """Sum of staleness over landed jobs and ages in flight = (c - 1) F, or (c - K) F where places wait for a publish."""
     accidents = {"failures": {"crash_compute": 0.1, "upload_loss": 0.1}}
-    worlds = (
+    worlds: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
         ("c = 20, K = 5", 20, {"buffer_size": 5}, {}),
         ("c = 3, K = 5", 3, {"buffer_size": 5}, {}),
         ("c = 25, K = 5, lost and rejected ones too", 25, {"buffer_size": 5, "max_staleness": 6}, accidents),
