@@ -29,10 +29,8 @@ def write(path: Path, people: Any, validation: Any) -> None:
         table = mapped(people, validation)
         (table.write_csv if path.suffix.lower() == ".csv" else table.write_parquet)(path)
         return
-    page = (
-        {"inline": True} if path.suffix.lower() == ".html" else {}
-    )  # else a page would fetch its scripts when it is opened
-    chart(people).save(str(path), **page)
+    page = path.suffix.lower() == ".html"
+    chart(people).save(str(path), inline=page)  # a page that is not would fetch its scripts when it is opened
 
 
 def mapped(people: Any, validation: Any) -> pl.DataFrame:
