@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from desim_fl import closed_form, population
+from desim_fl import closed_form, held_out, population
 from desim_fl import data as holdings
 from desim_fl.draws import Purpose, stream
 from desim_fl.errors import ScenarioError
@@ -22,18 +22,23 @@ if TYPE_CHECKING:
 
 
 class Stored(NamedTuple):
-    """A partition as a run directory holds it: each client's samples, and those of the validation part."""
+    """A partition as a run directory holds it: each client's samples, those of the validation part, and those held out."""
 
     parts: tuple[NDArray[np.int64], ...]
     validation: NDArray[np.int64] | None
+    held: tuple[NDArray[np.int64], ...] = ()
 
 
 class Allotment(NamedTuple):
-    """The clients with their samples, the validation part, and what is known of the data (``None`` = there is none)."""
+    """The clients with their samples, the validation part, and what is known of the data (``None`` = there is none).
+
+    ``held`` is what each client keeps back from training; empty where nobody does.
+    """
 
     people: Population
     validation: NDArray[np.int64] | None
     known: Labels | None
+    held: tuple[NDArray[np.int64], ...] = ()
 
 
 def allotted(scenario: Scenario, stored: Stored | None = None) -> Allotment:
@@ -52,12 +57,18 @@ def allotted(scenario: Scenario, stored: Stored | None = None) -> Allotment:
     known = holdings.labels(data, scenario.run.seed)
     if stored is not None:
         people = _as_stored(scenario, stored, known.train, known.classes)
-        return Allotment(people, stored.validation, known)
+        return Allotment(people, stored.validation, known, stored.held)
     pool, validation = None, None
     if data.validation_share:
         rng = stream(scenario.run.seed, Purpose.VALIDATION, 0, 0)
         pool, validation = population.validation_split(len(known.train), data.validation_share, rng)
-    return Allotment(_drawn(scenario, known, pool), validation, known)
+    people = _drawn(scenario, known, pool)
+    if data.client_test_share is None:
+        return Allotment(people, validation, known)
+    people, held = held_out.kept_back(
+        people, data.client_test_share, seed=scenario.run.seed, labels=known.train, classes=known.classes
+    )
+    return Allotment(people, validation, known, held)
 
 
 def _drawn(scenario: Scenario, known: Labels, pool: NDArray[np.int64] | None) -> Population:
@@ -86,7 +97,8 @@ def _drawn(scenario: Scenario, known: Labels, pool: NDArray[np.int64] | None) ->
 def _as_stored(scenario: Scenario, stored: Stored, labels: NDArray[np.int64], classes: int) -> Population:
     """Take a stored partition as it is."""
     clients = scenario.clients
-    indices = np.concatenate([*stored.parts, *([] if stored.validation is None else [stored.validation])])
+    apart = [*([] if stored.validation is None else [stored.validation]), *stored.held]
+    indices = np.concatenate([*stored.parts, *apart])
     if len(stored.parts) != clients.count or (indices.size and not 0 <= indices.min() <= indices.max() < len(labels)):
         raise ScenarioError("the stored partition is not one of these clients and data")
     return population.Population(

@@ -57,6 +57,7 @@ class Built:
     tariff: Tariff = NOTHING
     trace: Trace | None = None
     known: Labels | None = None
+    held: tuple[NDArray[np.int64], ...] = ()  # what each client keeps back from training
 
 
 class Told(NamedTuple):
@@ -92,7 +93,7 @@ def build(
     """
     trains = not timing_only and told is None
     footprint.require(scenario, timing_only=not trains)
-    people, validation, known = allotment.allotted(scenario, stored)
+    people, validation, known, held = allotment.allotted(scenario, stored)
     size_bytes = _model_bytes(scenario, *((known.shape, known.classes) if known is not None else ((), 0)), told)
     if trains:
         footprint.require_model(size_bytes, scenario)
@@ -128,7 +129,7 @@ def build(
         **fleet.server_side(scenario),
     )
     tariff = fleet.tariff(scenario, trips.devices)
-    return Built(scenario, world, people, trips, validation, sha256, task, reason, tariff, trace, known)
+    return Built(scenario, world, people, trips, validation, sha256, task, reason, tariff, trace, known, held)
 
 
 def _early(scenario: Scenario, assignment: Assignment) -> Early:

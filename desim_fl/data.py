@@ -61,7 +61,7 @@ def whole(table: Any, seed: int) -> Dataset:
 
 def options(table: Any, *without: str) -> dict[str, Any]:
     """Return the entries of a table that are set, as keyword arguments."""
-    apart = {"name", "validation_share", *without}
+    apart = {"name", "validation_share", "client_test_share", *without}
     return {key: value for key, value in table.model_dump(exclude_none=True).items() if key not in apart}
 
 

@@ -48,6 +48,7 @@ class Purpose(IntEnum):
     OPEN_ARRIVAL = 17  # client 0, nth = arrival, slot 0: the gap before it
     SAMPLED_STALENESS = 18  # FedAsync's, client 0, nth = number of the send
     CONTACT = 19  # whom a polling server asks: client 0, nth = number of the contact, slot = place among those asked
+    HELD_OUT = 20  # which of its samples a client keeps back, nth 0
 
 
 class ClientSlot(IntEnum):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from desim_fl import checkpoint, checkpointing, durable, eventlog, link_usage, rundir, tables
+from desim_fl import checkpoint, checkpointing, durable, eventlog, link_usage, reserve, rundir, tables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -17,6 +17,7 @@ SCHEMAS: dict[str, dict[str, Any]] = {
     **rundir.SCHEMAS,
     "wall": rundir.WALL_SCHEMA,
     "links": link_usage.SCHEMA,
+    **reserve.SCHEMAS,
 }
 _COUNTED = {"events": ("seq", "ticks", "kind", "client", "job", "version", "staleness"), "wall": ("job", "client")}
 

@@ -300,7 +300,7 @@ def resume(
     Raises ``RunDirectoryError`` where there is no run, or it is still being written, and ``CheckpointError`` where
     going on would not give the result that the run would have had.
     """
-    from desim_fl import rundir  # noqa: PLC0415
+    from desim_fl import reserve, rundir  # noqa: PLC0415
 
     with rundir.reclaimed(folder):
         known = rundir.known_manifest(folder)
@@ -311,7 +311,7 @@ def resume(
             scenario,
             timing_only=bool(known and known.get("timing_only")),
             assume_full_work=bool(known and known.get("assumed_full_work")),
-            stored=rundir.stored_partition(folder),
+            stored=reserve.stored(folder),
         )
         built = replace(built, scenario=written)
         device = str(getattr(built.task, "device", "cpu"))
@@ -343,9 +343,9 @@ def _played(
     observe: Callable[[Session], None] | None = None,
 ) -> dict[str, Any]:
     """Play in a directory that is claimed, from the start or a checkpoint, and write everything."""
-    from desim_fl import rundir  # noqa: PLC0415
+    from desim_fl import reserve, rundir  # noqa: PLC0415
 
-    rundir.write_table(folder / "partition.parquet", rundir.partition(built))
+    reserve.write_partition(folder, built)
     session = Session(built, folder, Keeper(built, folder, identity(built, versions())), saved)
     rundir.write_manifest(folder, {**manifest(session, None), "status": RUNNING})
     if observe is not None:
@@ -390,9 +390,10 @@ def _write(session: Session, folder: Path) -> None:
 
 def _products(session: Session, folder: Path) -> dict[str, Callable[[], Any]]:
     """What a run directory gets at the end, in order; the model before the manifest, the report after it."""
-    from desim_fl import link_usage, report, rundir  # noqa: PLC0415
+    from desim_fl import link_usage, report, reserve, rundir  # noqa: PLC0415
 
     built, usage, ticks = session.built, session.engine.usage, session.ticks
+    ended = session.status == FINISHED
 
     def model() -> str | None:
         return None if built.task is None else rundir.save_model(folder, built.task.tensors(session.engine.model))
@@ -406,6 +407,7 @@ def _products(session: Session, folder: Path) -> dict[str, Callable[[], Any]]:
         "links": links,
         "metrics": lambda: rundir.write_table(folder / "metrics.parquet", rundir.metrics(session.evaluations)),
         "clients, classes and losses": lambda: rundir.write_clients(folder, built, usage, ticks),
+        "held_out": lambda: reserve.write_scores(folder, built, session.engine.model) if ended else None,
         "wall": (session.wall or rundir.WallParts(folder, [])).finish,
         "model.safetensors": model,
         "report.html": lambda: report.write(folder),

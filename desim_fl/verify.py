@@ -19,6 +19,7 @@ from desim_fl import (
     link_usage,
     recount,
     replay,
+    reserve,
     rundir,
     tables,
 )
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     from desim_fl.scenario import Scenario
 
 _FIELDS = list(Row._fields)
+_OPTIONAL = ("links", *reserve.SCHEMAS)
 _MOST = 20  # sentences of each way of looking
 
 
@@ -133,7 +135,10 @@ def _case(folder: Path, manifest: dict[str, Any]) -> tuple[Case | None, list[str
     except ScenarioError as error:
         return None, [f"{rundir.SCENARIO} is missing or cannot be read: {error}"]
     network = scenario.network
-    wanted = {*inventory.SCHEMAS} - ({"links"} if not (network.shares_down or network.shares_up) else set())
+    wanted = (
+        {*inventory.SCHEMAS} - {"held_out"} - ({"links"} if not (network.shares_down or network.shares_up) else set())
+    )
+    wanted -= {"kept_back"} if getattr(scenario.data, "client_test_share", None) is None else set()
     for name in inventory.SCHEMAS:
         table, problems = inventory.read(folder, name, wanted=written and name in wanted)
         found += problems
@@ -204,6 +209,8 @@ def _partition(case: Case) -> Iterator[str]:
     if "partition" not in case.tables:
         return
     samples, count = case.tables["partition"], case.scenario.clients.count
+    if "kept_back" in case.tables and (wrong := reserve.fault(case.tables["kept_back"], samples)):
+        yield wrong
     held = rundir.by_client(samples["client"].to_numpy(), samples["index"].to_numpy(), count)
     people = case.tables["clients"]["examples"].to_list() if "clients" in case.tables else [len(part) for part in held]
     if len(samples) and [len(part) for part in held] != people:
@@ -269,7 +276,7 @@ def _differences(case: Case) -> Iterator[str]:
     """Play the resolved scenario again and compare everything but wall facts."""
     folder, manifest = case.folder, case.manifest
     scenario = load(folder / rundir.SCENARIO, ["executor.reuse=false"])  # to train again is the point
-    stored = rundir.stored_partition(folder)
+    stored = reserve.stored(folder)
     if stored is not None and (redrawn := allotment.allotted(scenario).people.sha256()) != manifest["partition_sha256"]:
         mine, theirs = (facts.get("numpy") for facts in (versions(), manifest["versions"]))
         yield (
@@ -286,7 +293,7 @@ def _differences(case: Case) -> Iterator[str]:
         for name, value in fresh["summary"].items():
             if name != "wall_s" and not recount.same(manifest["summary"].get(name), value):
                 yield f"summary.{name}: this run has {manifest['summary'].get(name)}, the rerun {value}"
-        for name in ("events", *rundir.SCHEMAS, *(["links"] if "links" in case.tables else [])):
+        for name in ("events", *rundir.SCHEMAS, *(name for name in _OPTIONAL if name in case.tables)):
             made = eventlog.read(again / "events") if name == "events" else pl.scan_parquet(again / f"{name}.parquet")
             yield from _first_difference(name, case.tables[name], tables.collected(made))
 

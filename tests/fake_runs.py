@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
+from desim_fl import balance, eventlog
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -41,6 +43,7 @@ LINKS = {
     "link": pl.String, "region": pl.Int64, "from_s": pl.Float64, "to_s": pl.Float64, "capacity_mbps": pl.Float64,
     "bytes": pl.Int64, "busy_s": pl.Float64, "full_s": pl.Float64,
 }  # fmt: skip
+HELD_OUT = {"client": pl.Int64, "examples": pl.Int64, "loss": pl.Float64, "accuracy": pl.Float64}
 WALL = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
 
 
@@ -59,6 +62,8 @@ class Made:
     names: tuple[str, ...] = ()
     device_classes: tuple[str, ...] = ()
     links: bool = False
+    balance: bool = False
+    held_out: bool = False
     name: str = "quickstart"
     description: str = "Thirty phones with uneven data and uneven speed."
     status: str = "finished"
@@ -191,6 +196,10 @@ def make(folder: Path, made: Made) -> Path:
     _clients(world, events).write_parquet(folder / "clients.parquet")
     if made.links:
         _links(world).write_parquet(folder / "links.parquet")
+    if made.balance:
+        _balance(folder)
+    if made.held_out:
+        _held_out(world).write_parquet(folder / "held_out.parquet")
     if made.trained:
         jobs = events.filter(pl.col("kind") == "arrive")
         seconds = [chance.uniform(0.01, 0.03) for _ in range(jobs.height)]
@@ -227,6 +236,24 @@ def _links(world: _World) -> pl.DataFrame:
         for at in range(40)
     ]  # fmt: skip
     return pl.DataFrame(rows, schema=LINKS, orient="row")
+
+
+def _balance(folder: Path) -> None:
+    """Tables of classes and losses, with the energy of the clients as that of computing."""
+    events, clients = eventlog.read(folder / "events"), pl.read_parquet(folder / "clients.parquet")
+    clients = clients.with_columns(pl.lit(0.0).alias(name) for name in balance.SECONDS if name not in clients.columns)
+    lost = balance.losses(events, clients)
+    lost.write_parquet(folder / "losses.parquet")
+    energy = {"compute": clients["energy_j"].fill_null(0.0).to_list()}
+    balance.classes(clients, lost, energy).write_parquet(folder / "classes.parquet")
+
+
+def _held_out(world: _World) -> pl.DataFrame:
+    """Accuracies that fall with the client's number; the last client's is not finite, as of a model that diverged."""
+    number = world.made.clients
+    rows = [(client, 10 + client, 1.0, 0.9 - 0.5 * client / number) for client in range(number)]
+    rows[-1] = (number - 1, 10, float("inf"), float("nan"))
+    return pl.DataFrame(rows, schema=HELD_OUT, orient="row")
 
 
 def _describe(folder: Path, world: _World) -> None:

@@ -430,6 +430,7 @@ LEARNING = (  # instead of quadratic functions: a small network, so that every e
         ("clients.partition=dirichlet_sizes", "clients.alpha=0.5", "clients.min_samples=3"),
         ("clients.partition=shards", "clients.classes_per_client=2"),
     ],
+    [(), "data.client_test_share=0.2"],
     [(), ("training.epochs=3", "training.patience=1", "training.steps"), ("run.eval_every_versions=1", "run.patience=3")],
 )  # fmt: skip
 PATIENCE = ("training.patience", "run.patience", "run.monitor")  # what reads trained values, and so asks for equal ones

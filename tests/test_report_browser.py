@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -16,7 +17,15 @@ from desim_fl import report
 HERE = Path(__file__).parent / "browser"
 WAYS = (("light", 1200), ("dark", 1200), ("light", 390), ("dark", 390))
 RUNS = {
-    "normal": Made(updates=150, concurrency=25, max_staleness=2),
+    "normal": Made(
+        updates=150,
+        concurrency=25,
+        max_staleness=2,
+        links=True,
+        balance=True,
+        held_out=True,
+        device_classes=("fast", "slow"),
+    ),
     "diverged": Made(updates=150, nan_from=7, names=("<b>x</b>", "</script><script>alert(1)</script>")),
     "quadratic": Made(clients=3, accuracy=False, classes=0, updates=60, buffer=3, concurrency=3, wait=False),
     "plan": Made(updates=80, trained=False),
@@ -33,10 +42,10 @@ def browser() -> tuple[str, str]:
     return node, chromium
 
 
-def opened(page: Path, scheme: str, width: int) -> dict[str, Any]:
-    """Open a page and return what happened."""
+def opened(page: Path, scheme: str, width: int, *, act: bool = False) -> dict[str, Any]:
+    """Open a page, drag, search and sort in it if asked to, and return what happened."""
     node, chromium = browser()
-    command = [node, str(HERE / "check.mjs"), chromium, str(page), scheme, str(width)]
+    command = [node, str(HERE / "check.mjs"), chromium, str(page), scheme, str(width), *(["act"] if act else [])]
     done = subprocess.run(command, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
@@ -62,13 +71,49 @@ def check(found: dict[str, Any], width: int) -> None:
         assert len(chart["label"]) > 40, chart
 
 
+TIMED = {
+    "learning-time",
+    "learning-updates",
+    "staleness-versions",
+    "staleness-seconds",
+    "timeline",
+    "local-loss",
+    "links",
+}
+
+
+def check_window(found: dict[str, Any], width: int) -> None:
+    """Dragged in either chart or typed, a window of time changes all charts that know of time, and no other; Escape undoes it."""
+    assert {name: set(charts) for name, charts in found["by"].items()} == dict.fromkeys(
+        ("timeline", "learning", "typed"), TIMED
+    )
+    assert found["after"] == []
+    assert found["narrow"] == width
+    assert re.fullmatch(r"About \d+ updates arrived then\.", found["said"])
+
+
+def check_clients(found: dict[str, Any]) -> None:
+    """Orders are permutations of the clients; a search leaves who bears the name; picking a leg in the legend dims the others."""
+    orders = found["orders"]
+    assert set(orders) == {"number", "class", "updates", "fast", "slow", "first"}
+    assert all(sorted(order) == sorted(orders["number"]) for order in orders.values())
+    assert orders["fast"] == orders["slow"][::-1] != orders["number"]
+    assert found["found"] == [found["wanted"]]
+    assert found["wanted"] in found["rows"]
+    assert found["nobody"] == "No client is called so."
+    assert found["picked"]
+
+
 @pytest.mark.parametrize(("scheme", "width"), WAYS)
 def test_the_page_works_offline(pages: dict[str, Path], scheme: str, width: int) -> None:
-    """Opened as a file: no request, an empty console, every chart; brushing zooms, pointing links, schemes redraw; CASES RE-03."""
-    found = opened(pages["normal"], scheme, width)
+    """Opened as a file: no request, an empty console, every chart; brushing links, searching, sorting, schemes redraw; CASES RE-03."""
+    act = (scheme == "dark") == (width == 390)
+    found = opened(pages["normal"], scheme, width, act=act)
     check(found, width)
-    assert len(found["charts"]) == 15
-    assert found["zoomed"]
+    assert len(found["charts"]) == 21
+    if act:
+        check_window(found["window"], width)
+        check_clients(found["clients"])
     assert found["linked"]
     assert "Accuracy" in found["tooltip"]
     assert "undefined" not in found["tooltip"]

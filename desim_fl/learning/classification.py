@@ -268,6 +268,18 @@ class ClassificationTask:
             self.state.load(model.params, model.buffers)
             return tuple(self.score(self.module, split, samples) for split, samples in self.splits.items())
 
+    def score_parts(self, model: Model, parts: Sequence[NDArray[np.int64]]) -> list[Score | None]:
+        """Score a version on each of these parts of the training samples; ``None`` for a part that is empty.
+
+        Under FedBN a model that has buffers is not scored: all are ``None``.
+        """
+        if self.local_buffers and self.state.sites:
+            return [None for _ in parts]
+        with self._controlled(Purpose.EVALUATION, 0, model.version):
+            self.state.load(model.params, model.buffers)
+            chosen = (self.training.chosen(part) if len(part) else None for part in parts)
+            return [samples and self.score(self.module, "held out", samples) for samples in chosen]
+
     def batch_loss(self, module: nn.Module, batch: Samples) -> Tensor:
         """Return the loss of one batch, a number that has gradients: mean cross entropy. Override for another loss."""
         return batch_loss(module, batch)

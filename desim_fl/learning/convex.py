@@ -45,6 +45,10 @@ class Objective(Protocol):
         """How good ``x`` is."""
         ...
 
+    def score_part(self, x: Floats, rows: NDArray[np.int64]) -> Score:
+        """How good ``x`` is on these training samples."""
+        ...
+
     def arrays(self, x: Floats) -> dict[str, NDArray]:
         """Named parts of ``x``."""
         ...
@@ -72,6 +76,10 @@ class LeastSquares:
         """F itself, over all rows; there is nothing else to test on."""
         away = np.einsum("nd,d->n", self.matrix, x) - self.target
         return (Score("test", 0.5 * float(np.mean(away * away)), None, len(away)),)
+
+    def score_part(self, x: Floats, rows: NDArray[np.int64]) -> Score:
+        """Mean loss of these rows."""
+        return Score("held out", self.at(x, rows)[0], None, len(rows))
 
     def arrays(self, x: Floats) -> dict[str, NDArray]:
         """The vector as "x"."""
@@ -118,6 +126,10 @@ class Logistic:
     def scores(self, x: Floats) -> tuple[Score, ...]:
         """Cross entropy and accuracy on each split."""
         return tuple(self._score(name, x, *samples) for name, samples in self.splits.items())
+
+    def score_part(self, x: Floats, rows: NDArray[np.int64]) -> Score:
+        """Cross entropy and accuracy on these training samples."""
+        return self._score("held out", x, self.inputs[rows], self.labels[rows])
 
     def _score(self, name: str, x: Floats, inputs: Floats, labels: NDArray[np.int64]) -> Score:
         loss, right = 0.0, 0
@@ -176,6 +188,11 @@ class ConvexTask:
         """Score a version."""
         with np.errstate(over="ignore", invalid="ignore"):
             return self.objective.scores(model.params)
+
+    def score_parts(self, model: Model, parts: Sequence[NDArray[np.int64]]) -> list[Score | None]:
+        """Score a version on each of these parts of the training samples; ``None`` for a part that is empty."""
+        with np.errstate(over="ignore", invalid="ignore"):
+            return [self.objective.score_part(model.params, part) if len(part) else None for part in parts]
 
     def replica(self, halted: Callable[[], bool]) -> ConvexTask:
         """Return the task itself: it never changes, so threads can share it."""

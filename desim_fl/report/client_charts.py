@@ -1,4 +1,4 @@
-"""Charts of the clients: their timeline, who took part, whose data they hold, and where time went."""
+"""Charts of the clients: who took part, whose data they hold, and where time went."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 import altair as alt
 
-from desim_fl.core import TICKS_PER_SECOND
 from desim_fl.report import formats, trips
 from desim_fl.report.figures import Figure, Numbers, named, text_height
 from desim_fl.report.staleness_charts import bars, fates
@@ -14,11 +13,9 @@ from desim_fl.report.staleness_charts import bars, fates
 if TYPE_CHECKING:
     import polars as pl
 
-    from desim_fl.report.populations import Sample, Timeline
+    from desim_fl.report.populations import Sample
 
 _LEGS = list(trips.LEGS)
-_MARKS = " A cross marks a lost job, a triangle a cancelled, a diamond a rejected one."
-_ENDS = ["lost", "cancelled", "rejected"]
 
 
 def sampled(shown: Sample) -> str:
@@ -30,97 +27,6 @@ def sampled(shown: Sample) -> str:
 
 def _clients(shown: Sample) -> alt.Y:
     return alt.Y("label:N", title=None, sort=shown.labels, axis=alt.Axis(grid=False, ticks=False))
-
-
-def timeline(view: Timeline, shown: Sample, end_s: float) -> Figure:
-    """Gantt chart below the number of jobs in flight; a brush above zooms the chart below."""
-    heading = "What each client did when"
-    if view.legs.is_empty():
-        return Figure("timeline", heading, "No job was dispatched.", wide=True)
-    brush = alt.selection_interval(name="zoom", encodings=["x"])
-    title = f"Virtual time ({view.unit.name})"
-    ends = view.legs["ended"].count() > 0
-    x = alt.X("start:Q", title=title, scale=alt.Scale(domain=brush, nice=False))
-    layers = [_legs(x, shown), *([_ends(title, brush, shown)] if ends else [])]
-    gantt = alt.layer(*layers, height=text_height(shown.names.height), name="gantt")
-    return Figure(
-        "timeline",
-        heading,
-        f"Each bar is one leg of one job.{_MARKS if ends else ''}{sampled(shown)}{_window(view, end_s)}",
-        alt.vconcat(_flying(view, brush), gantt, spacing=22),
-        _timeline_numbers(view, title),
-        wide=True,
-    )
-
-
-def _window(view: Timeline, end_s: float) -> str:
-    if view.whole:
-        return ""
-    return f" The window is the first {formats.duration(view.end / TICKS_PER_SECOND)} of {formats.duration(end_s)}."
-
-
-def _timeline_numbers(view: Timeline, title: str) -> dict[str, Numbers]:
-    unit = view.unit.name
-    headings = {
-        "label": "Client",
-        "job": "Job",
-        "version": "From version",
-        "leg": "Leg",
-        "start": f"Start ({unit})",
-        "stop": f"End ({unit})",
-        "ended": "Ended as",
-    }
-    return {
-        "legs": Numbers("Legs of jobs", view.legs, headings),
-        "flying": Numbers("Jobs in flight", view.flying, {"time": title, "flying": "Jobs in flight"}),
-    }
-
-
-def _flying(view: Timeline, brush: alt.Parameter) -> alt.Chart:
-    limit = view.end / TICKS_PER_SECOND / view.unit.seconds
-    return (
-        alt.Chart(named("flying"), name="flying", height=60)
-        .mark_area(interpolate="step-after", style="band", line=True)
-        .encode(
-            x=alt.X("time:Q", title=None, scale=alt.Scale(domain=[0, limit], nice=False)),
-            y=alt.Y("flying:Q", title="Jobs in flight (drag to zoom)", axis=alt.Axis(tickCount=2, format=",d")),
-        )
-        .add_params(brush)
-    )
-
-
-def _legs(x: alt.X, shown: Sample) -> alt.Chart:
-    tooltip = [
-        alt.Tooltip("label:N", title="Client"),
-        alt.Tooltip("job:Q", title="Job"),
-        alt.Tooltip("version:Q", title="From version"),
-        alt.Tooltip("leg:N", title="Leg"),
-        alt.Tooltip("start:Q", title="Start", format=",.4~g"),
-        alt.Tooltip("stop:Q", title="End", format=",.4~g"),
-    ]
-    colour = alt.Color("leg:N", title=None, scale=alt.Scale(domain=_LEGS, range="ordinal"))
-    chart = alt.Chart(named("legs")).mark_bar(clip=True, height={"band": 0.72})
-    return chart.encode(x=x, x2="stop:Q", y=_clients(shown), color=colour, tooltip=tooltip)
-
-
-def _ends(title: str, brush: alt.Parameter, shown: Sample) -> alt.Chart:
-    """Crosses where a job was lost, cancelled or turned away."""
-    shape = alt.Shape("ended:N", title=None, scale=alt.Scale(domain=_ENDS, range=["cross", "triangle-down", "diamond"]))
-    chart = (
-        alt.Chart(named("legs"))
-        .transform_filter("datum.ended !== null")
-        .mark_point(style="end-mark", clip=True, size=60)
-    )
-    return chart.encode(
-        x=alt.X("stop:Q", title=title, scale=alt.Scale(domain=brush, nice=False)),
-        y=_clients(shown),
-        shape=shape.legend(None),
-        tooltip=[
-            alt.Tooltip("label:N", title="Client"),
-            alt.Tooltip("job:Q", title="Job"),
-            alt.Tooltip("ended:N", title="Ended as"),
-        ],
-    )
 
 
 def participation(frame: pl.DataFrame, shown: Sample, lead: str) -> Figure:
@@ -206,13 +112,14 @@ def leg_times(frame: pl.DataFrame, shown: Sample) -> Figure:
     if frame.is_empty():
         return Figure("leg-times", heading, "No job came back, so no time can be split up.")
     labels = [label for label in shown.labels if label in set(frame["label"])]
+    legend = alt.Legend(values=[leg for leg in _LEGS if leg in set(frame["leg"])])
     chart = (
         alt.Chart(named("leg_times"), height=text_height(len(labels)))
         .mark_bar(height={"band": 0.72})
         .encode(
             x=alt.X("seconds:Q", title="Mean virtual seconds a job"),
             y=alt.Y("label:N", title=None, sort=labels, axis=alt.Axis(grid=False)),
-            color=alt.Color("leg:N", title=None, scale=alt.Scale(domain=_LEGS, range="ordinal")),
+            color=alt.Color("leg:N", title=None, scale=alt.Scale(domain=_LEGS, range="ordinal"), legend=legend),
             order=alt.Order("rank:Q"),
             tooltip=[
                 alt.Tooltip("label:N", title="Client"),

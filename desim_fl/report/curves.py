@@ -8,9 +8,12 @@ import polars as pl
 
 from desim_fl.core import TICKS_PER_SECOND
 from desim_fl.report import formats, thinning, trips
+from desim_fl.report.window import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from desim_fl.report.window import Counts, Span
 
 SPLITS = ("test", "validation")
 
@@ -68,6 +71,25 @@ def staleness_versions(returned: pl.DataFrame) -> pl.DataFrame:
         bottom=top - pl.col("updates"),
         top=top,
     )
+
+
+def staleness_counts(returned: pl.DataFrame, whole: Span) -> Counts:
+    """Return the updates of the bars of :func:`staleness_versions` by step of time."""
+    largest = returned["staleness"].max()
+    most = int(largest) if isinstance(largest, int) else 0
+    width = thinning.whole_bins(most)
+    firsts = range(0, most + 1, width)
+    rows = returned.select("ended", "fate", bar=pl.col("staleness") // width)
+    edges = [(first - 0.5, first + width - 0.5) for first in firsts]
+    return counted(rows, whole, edges, [(first, first + width - 1) for first in firsts], trips.FATES)
+
+
+def away_counts(returned: pl.DataFrame, bars: pl.DataFrame, unit: formats.TimeUnit, whole: Span) -> Counts:
+    """Return the updates of the bars of :func:`away` by step of time."""
+    cuts = [*bars["left"].to_list(), *bars["right"].tail(1).to_list()]
+    where = thinning.places(returned["away_s"] / unit.seconds, cuts)
+    rows = returned.select("ended", where.alias("bar"))
+    return counted(rows, whole, bars.select("left", "right").rows())
 
 
 def away(returned: pl.DataFrame, unit: formats.TimeUnit) -> tuple[pl.DataFrame, bool]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import polars as pl
 
 from desim_fl.core import TICKS_PER_SECOND
-from desim_fl.report import curves, trips
+from desim_fl.report import curves, fairness, toll_charts, trips
 
 if TYPE_CHECKING:
     from desim_fl.report.reading import Run
@@ -54,6 +54,9 @@ class Facts(NamedTuple):
     last: Evaluation | None
     best: Evaluation | None
     diverged: curves.Divergence | None
+    even: fairness.Evenness | None = None
+    reasons: tuple[tuple[str, int], ...] = ()  # why jobs were lost, the most frequent first
+    full_links: tuple[str, ...] = ()  # a clause about each link of the server that was at capacity
 
     @property
     def end_s(self) -> float:
@@ -113,7 +116,15 @@ def facts(run: Run, jobs: pl.DataFrame) -> Facts:
         last=_evaluation(test.tail(1)),
         best=_evaluation(_best(test)),
         diverged=curves.divergence(run.metrics),
+        even=fairness.evenness(run.clients["arrivals"]) if back.height else None,
+        reasons=_reasons(run),
+        full_links=tuple(toll_charts.full_links(run.links, _end(run.events) / TICKS_PER_SECOND)),
     )
+
+
+def _reasons(run: Run) -> tuple[tuple[str, int], ...]:
+    lost = run.events.filter(pl.col("kind") == "lose", pl.col("reason").is_not_null())
+    return tuple(lost.group_by("reason").len().sort("len", "reason", descending=[True, False]).rows())
 
 
 def _words(value: object) -> str | None:

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import altair as alt
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     import polars as pl
+
+    from desim_fl.report.window import Follow
 
 
 class Numbers(NamedTuple):
@@ -26,7 +28,8 @@ class Figure:
     """A figure: ``heading`` says what to see, ``lead`` how to read it.
 
     ``chart`` reads its data by the names in ``numbers``; it is ``None`` where there is nothing to show, and ``lead``
-    then says why. A ``wide`` figure takes the whole width of the page.
+    then says why. A ``wide`` figure takes the whole width of the page. ``follow`` says how it follows the time window,
+    ``material`` is what the page's script draws it from besides, and ``beside`` are tables that stand below it alone.
     """
 
     id: str
@@ -35,6 +38,9 @@ class Figure:
     chart: alt.TopLevelMixin | None = None
     numbers: Mapping[str, Numbers] = field(default_factory=dict)
     wide: bool = False
+    follow: Follow | None = None
+    material: Mapping[str, Any] = field(default_factory=dict)
+    beside: Sequence[Numbers] = ()
 
     def spec(self) -> dict[str, Any]:
         """Return the specification, without its data; validated against the schema of Vega-Lite."""

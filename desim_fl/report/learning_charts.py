@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import altair as alt
 import polars as pl
 
-from desim_fl.report import curves
+from desim_fl.report import curves, window
 from desim_fl.report.figures import Figure, Numbers, named, text_height
 
 if TYPE_CHECKING:
     from desim_fl.report.formats import TimeUnit
     from desim_fl.report.populations import Sample
+    from desim_fl.report.window import Span
 
 _FEW = 40  # points of a line that are drawn one by one
 _SPLITS = list(curves.SPLITS)
@@ -24,17 +25,22 @@ class Axis(NamedTuple):
     field: str
     title: str
 
+    @property
+    def timed(self) -> bool:
+        """Whether it is virtual time."""
+        return self.field == "time"
+
 
 def learning(
-    figure_id: str, frame: pl.DataFrame, axis: Axis, unit: TimeUnit, diverged: curves.Divergence | None
+    figure_id: str, frame: pl.DataFrame, axis: Axis, whole: Span, diverged: curves.Divergence | None
 ) -> Figure:
     """Accuracy above loss, linked: pointing at one shows the same evaluation in the other."""
     against = axis.title.split(" (")[0].lower()
     if frame.is_empty():
         return Figure(figure_id, f"Learning against {against}", "This run holds no evaluation, so there is no curve.")
-    numbers = _learning_numbers(frame, unit)
+    numbers = _learning_numbers(frame, whole.unit)
     measures = [name for name in ("accuracy", "loss") if frame[name].count()]
-    panels = [_panel(measure, frame, axis, diverged) for measure in measures]
+    panels = [_panel(measure, frame, axis, whole, diverged) for measure in measures]
     what = "accuracy and loss" if measures == ["accuracy", "loss"] else " and ".join(measures) or "loss"
     if not panels:
         return Figure(figure_id, f"Learning against {against}", "No evaluation gave a finite loss.", numbers=numbers)
@@ -42,8 +48,9 @@ def learning(
         figure_id,
         f"{what.capitalize()} against {against}",
         _learning_lead(frame),
-        _linked(alt.vconcat(*panels, data=named("learning"), spacing=26), axis),
+        _linked(alt.vconcat(*panels, data=named("learning"), spacing=26), axis, whole),
         numbers,
+        follow=window.Follow(axis=axis.timed and bool(whole.end), cut={"learning": "part"}),
     )
 
 
@@ -51,13 +58,13 @@ def _hover(axis: Axis) -> str:
     return f"hover_{axis.field}"
 
 
-def _linked(chart: alt.VConcatChart, axis: Axis) -> alt.VConcatChart:
+def _linked(chart: alt.VConcatChart, axis: Axis, whole: Span) -> alt.VConcatChart:
     """One selection of the nearest evaluation for both panels (``add_params`` would make one of each panel's own)."""
     views = [layer["name"] for panel in chart.to_dict()["vconcat"] for layer in panel["layer"] if "name" in layer]
     select = {"type": "point", "fields": [axis.field], "nearest": True, "on": "pointerover", "clear": "pointerout"}
     linked = chart.copy()
     linked.params = [alt.TopLevelSelectionParameter(name=_hover(axis), select=select, views=views)]
-    return linked
+    return window.watched(linked, whole) if axis.timed else linked
 
 
 def _learning_lead(frame: pl.DataFrame) -> str:
@@ -85,10 +92,11 @@ def _scale(values: pl.Series) -> alt.Scale:
     return alt.Scale(type="log", nice=False) if curves.wants_log(values) else alt.Scale(zero=False)
 
 
-def _panel(measure: str, frame: pl.DataFrame, axis: Axis, diverged: curves.Divergence | None) -> Any:
+def _panel(measure: str, frame: pl.DataFrame, axis: Axis, whole: Span, diverged: curves.Divergence | None) -> Any:
     share = measure == "accuracy"
     ticks = alt.Axis(tickCount=5, format=".3~%") if share else alt.Axis(tickCount=5)
-    x = alt.X(f"{axis.field}:Q", title=axis.title if not share else None, scale=alt.Scale(nice=False, zero=True))
+    ends = window.scale(whole) if axis.timed else alt.Scale(nice=False, zero=False)
+    x = alt.X(f"{axis.field}:Q", title=axis.title if not share else None, scale=ends)
     y = alt.Y(f"{measure}:Q", title=measure.capitalize(), scale=_scale(frame[measure]), axis=ticks)
     colour = alt.Color("part:N", title=None, scale=alt.Scale(domain=_SPLITS), legend=_legend(frame))
     base = alt.Chart().encode(x=x)
@@ -98,7 +106,7 @@ def _panel(measure: str, frame: pl.DataFrame, axis: Axis, diverged: curves.Diver
     )
     line = base.mark_line(clip=True).encode(y=y, color=colour, strokeDash=dash)
     few = frame.height <= _FEW
-    points = base.mark_point(filled=True, size=30 if few else 60).encode(
+    points = base.mark_point(filled=True, clip=True, size=30 if few else 60).encode(
         y=y,
         color=colour,
         opacity={"condition": {**near, "value": 1}, "value": 1 if few else 0},
@@ -109,7 +117,9 @@ def _panel(measure: str, frame: pl.DataFrame, axis: Axis, diverged: curves.Diver
             alt.Tooltip(f"{measure}:Q", title=measure.capitalize(), format=".2%" if share else ".4~g"),
         ],
     )
-    rule = base.mark_rule(style="hover-line").encode(opacity={"condition": {**near, "value": 0.8}, "value": 0})
+    rule = base.mark_rule(style="hover-line", clip=True).encode(
+        opacity={"condition": {**near, "value": 0.8}, "value": 0}
+    )
     watched = points.properties(name=f"{measure}_{axis.field}")
     alarms = _alarm(diverged, frame, axis, worded=not share) if diverged else []
     return alt.layer(rule, line, watched, *alarms, height=170)
@@ -122,12 +132,13 @@ def _legend(frame: pl.DataFrame) -> alt.Legend | None:
 def _alarm(diverged: curves.Divergence, frame: pl.DataFrame, axis: Axis, *, worded: bool) -> list[alt.Chart]:
     """Return a rule where the loss stopped being finite; its place comes with the table ``divergence``."""
     base = alt.Chart(named("divergence")).encode(x=alt.X(f"{axis.field}:Q"))
-    rule = base.mark_rule(style="alarm-line")
+    rule = base.mark_rule(style="alarm-line", clip=True)
     if not worded:
         return [rule]
     early = frame.filter(pl.col("version") < diverged.version).height * 2 < frame.height
     note = base.mark_text(
         style="alarm",
+        clip=True,
         align="left" if early else "right",
         dx=6 if early else -6,
         text=f"diverged at version {diverged.version}",
@@ -135,17 +146,18 @@ def _alarm(diverged: curves.Divergence, frame: pl.DataFrame, axis: Axis, *, word
     return [rule, note.encode(y=alt.value(8))]
 
 
-def local_loss(frame: pl.DataFrame, unit: TimeUnit) -> Figure:
+def local_loss(frame: pl.DataFrame, whole: Span) -> Figure:
     """Band of the clients' own training loss over virtual time."""
+    unit = whole.unit
     heading = "Clients' own training loss over virtual time"
     if frame.is_empty():
         return Figure("local-loss", heading, "No update carries a local training loss: nothing was trained.")
     scale = _scale(pl.concat([frame["p10"], frame["p90"]]))
-    x = alt.X("time:Q", title=f"Virtual time ({unit.name})", scale=alt.Scale(nice=False))
+    x = alt.X("time:Q", title=f"Virtual time ({unit.name})", scale=window.scale(whole))
     base = alt.Chart().encode(x=x)
     title = "Local loss"
-    band = base.mark_area(style="band").encode(y=alt.Y("p10:Q", title=title, scale=scale), y2="p90:Q")
-    line = base.mark_line(point=frame.height <= _FEW).encode(
+    band = base.mark_area(style="band", clip=True).encode(y=alt.Y("p10:Q", title=title, scale=scale), y2="p90:Q")
+    line = base.mark_line(point=frame.height <= _FEW, clip=True).encode(
         y=alt.Y("median:Q", title=title, scale=scale),
         tooltip=[
             alt.Tooltip("time:Q", title=f"Virtual time ({unit.name})", format=",.4~g"),
@@ -164,8 +176,9 @@ def local_loss(frame: pl.DataFrame, unit: TimeUnit) -> Figure:
         "local-loss",
         heading,
         "The line is the median over the updates that arrived around that time; the band holds the middle 80 %.",
-        alt.layer(band, line, data=named("local_loss"), height=220),
+        window.watched(alt.layer(band, line, data=named("local_loss"), height=220), whole),
         {"local_loss": Numbers("Local training loss by time of arrival", frame, headings)},
+        follow=window.Follow(axis=bool(whole.end), cut={"local_loss": None}),
     )
 
 

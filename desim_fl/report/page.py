@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import vl_convert
 
-from desim_fl.report import facts, path_charts, provenance, rooms, sheet, story, theme
+from desim_fl.report import facts, path_charts, provenance, rooms, sheet, story, theme, window
 from desim_fl.report.reading import read
 from desim_fl.report.trips import trips
 
@@ -40,6 +40,7 @@ def render(run_dir: Path, goal: Goal | None = None) -> str:
     return sheet.sheet(
         "report.html",
         figures,
+        beside={"window": window.payload(window.span(known.end))},
         facts=known,
         notices=story.notices(known),
         paragraph=story.paragraph(known, told),
@@ -73,7 +74,8 @@ def _still(spec: dict[str, Any]) -> dict[str, Any]:
         panel | {"width": 560, "layer": [_unclipped(layer) for layer in panel["layer"] if _stays(layer)]}
         for panel in spec["vconcat"]
     ]
-    return {key: value for key, value in spec.items() if key != "params"} | {"vconcat": panels}
+    ends = [parameter for parameter in spec.get("params", ()) if "select" not in parameter]
+    return spec | {"params": ends, "vconcat": panels}
 
 
 def _stays(layer: dict[str, Any]) -> bool:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import polars as pl
 
 from desim_fl.core import TICKS_PER_SECOND
 from desim_fl.report import thinning, trips
-from desim_fl.report.formats import time_unit
-
-if TYPE_CHECKING:
-    from desim_fl.report.formats import TimeUnit
-
-_BARS = 1500  # legs in the timeline
 
 
 class Sample(NamedTuple):
@@ -37,39 +31,12 @@ class Sample(NamedTuple):
         return frame.join(self.names, on="client", how="inner", maintain_order="left")
 
 
-def sample(clients: pl.DataFrame) -> Sample:
-    """Up to 50 clients, evenly spread over their numbers; those who took part where there are enough of them."""
+def sample(clients: pl.DataFrame, most: int = thinning.CLIENTS) -> Sample:
+    """Up to ``most`` clients, evenly spread over their numbers; those who took part where there are enough of them."""
     active = clients.filter(pl.col("dispatches") > 0)
-    pool = active if active.height >= min(clients.height, thinning.CLIENTS) else clients
-    chosen = thinning.spread(pool["client"].to_list())
+    pool = active if active.height >= min(clients.height, most) else clients
+    chosen = thinning.spread(pool["client"].to_list(), most)
     return Sample(clients.filter(pl.col("client").is_in(chosen)).select("client", "label"), clients.height)
-
-
-class Timeline(NamedTuple):
-    """Legs of the shown clients in ``[0, end]`` (ticks), and how many jobs were in flight then."""
-
-    legs: pl.DataFrame
-    flying: pl.DataFrame
-    end: int
-    whole: bool
-    unit: TimeUnit
-
-
-def timeline(jobs: pl.DataFrame, shown: Sample, end: int) -> Timeline:
-    """Return the window from the start that holds as many legs as a chart can show."""
-    rows = trips.legs(jobs.filter(pl.col("client").is_in(shown.names["client"].implode())), end)
-    whole = rows.height <= _BARS
-    limit = end if whole else max(1, int(rows["start"][_BARS]))
-    rows = rows.filter(pl.col("start") < limit) if not whole else rows
-    clipped = pl.min_horizontal("stop", pl.lit(limit))
-    unit = time_unit(limit / TICKS_PER_SECOND)
-    ticks = TICKS_PER_SECOND * unit.seconds
-    ends = pl.when(pl.col("last") & (pl.col("stop") <= limit) & pl.col("fate").is_in(["lost", "cancelled", "rejected"]))
-    shown_legs = shown.of(rows).select(
-        "label", "job", "version", "leg", start=pl.col("start") / ticks, stop=clipped / ticks, ended=ends.then("fate")
-    )
-    flying = thinning.thin(trips.in_flight(jobs, limit), ["flying"])
-    return Timeline(shown_legs, flying.select(time=pl.col("ticks") / ticks, flying="flying"), limit, whole, unit)
 
 
 def participation(jobs: pl.DataFrame, shown: Sample) -> pl.DataFrame:

@@ -67,6 +67,25 @@ LINKS: Mapping[str, Any] = {
     "busy_s": pl.Float64,
     "full_s": pl.Float64,
 }
+CLASSES: Mapping[str, Any] = {
+    "device_class": pl.String,
+    **dict.fromkeys(("clients", "examples", "arrivals"), pl.Int64),
+    **dict.fromkeys([f"energy_{use}_j" for use in ("receive", "compute", "send", "idle")], pl.Float64),
+}
+LOSSES: Mapping[str, Any] = {
+    "device_class": pl.String,
+    "fate": pl.String,
+    "reason": pl.String,
+    "jobs": pl.Int64,
+    "clients": pl.Int64,
+    "spent_s": pl.Float64,
+}
+HELD_OUT: Mapping[str, Any] = {
+    "client": pl.Int64,
+    "examples": pl.Int64,
+    "loss": pl.Float64,
+    "accuracy": pl.Float64,
+}
 WALL: Mapping[str, Any] = {"job": pl.Int64, "client": pl.Int64, "train_s": pl.Float64}
 
 
@@ -81,6 +100,9 @@ class Run:
     clients: pl.DataFrame
     wall: pl.DataFrame
     links: pl.DataFrame
+    classes: pl.DataFrame
+    losses: pl.DataFrame
+    held_out: pl.DataFrame
 
     @property
     def summary(self) -> dict[str, Any]:
@@ -111,6 +133,9 @@ def read(run_dir: Path) -> Run:
         clients=clients.with_columns(_labels(clients)),
         wall=_table(run_dir / "wall.parquet", WALL),
         links=_table(run_dir / "links.parquet", LINKS),
+        classes=_table(run_dir / "classes.parquet", CLASSES),
+        losses=_table(run_dir / "losses.parquet", LOSSES),
+        held_out=_table(run_dir / "held_out.parquet", HELD_OUT),
     )
 
 

@@ -7,15 +7,30 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import polars as pl
 
-from desim_fl.report import client_charts, curves, learning_charts, path_charts, populations, staleness_charts, trips
+from desim_fl.report import (
+    client_charts,
+    curves,
+    fairness,
+    fairness_charts,
+    learning_charts,
+    path_charts,
+    populations,
+    roster,
+    staleness_charts,
+    timeline_charts,
+    toll_charts,
+    trips,
+    window,
+)
 from desim_fl.report.figures import Figure, Numbers
-from desim_fl.report.formats import TimeUnit, percent, time_unit
+from desim_fl.report.formats import percent, time_unit
 from desim_fl.report.learning_charts import Axis
 
 if TYPE_CHECKING:
     from desim_fl.report.facts import Facts
     from desim_fl.report.path_charts import Told
     from desim_fl.report.reading import Run
+    from desim_fl.report.window import Span
 
 
 class Room(NamedTuple):
@@ -28,26 +43,31 @@ class Room(NamedTuple):
 
 def rooms(run: Run, jobs: pl.DataFrame, facts: Facts, told: Told | None) -> list[Room]:
     """All sections, in reading order; ``told`` is the critical path."""
-    unit = time_unit(facts.end_s)
+    whole = window.span(facts.end)
     shown = populations.sample(run.clients)
     back = trips.returned(jobs)
-    return [
-        Room("learning", "Learning", _learning(run, facts, unit)),
+    found = [
+        Room("learning", "Learning", _learning(run, facts, whole)),
         Room("critical-path", "Critical path", _path(run, told)),
-        Room("staleness", "Staleness", _staleness(back)),
-        Room("timeline", "Timeline", _timeline(jobs, shown, facts)),
-        Room("clients", "Clients", _clients(run, jobs, shown, unit)),
+        Room("staleness", "Staleness", _staleness(back, whole)),
+        Room("timeline", "Timeline", _timeline(jobs, run, whole)),
+        Room("links", "Links", toll_charts.links(run.links, whole)),
+        Room("clients", "Clients", _clients(run, jobs, shown, whole)),
+        Room("fairness", "Fairness", fairness_charts.figures(run.clients, fairness.held_out(run))),
+        Room("losses", "Losses and energy", [*toll_charts.losses(run.losses), *toll_charts.energy(run.classes)]),
         Room("times", "Execution times", _times(run, jobs, shown)),
     ]
+    return [room for room in found if room.figures]
 
 
-def _learning(run: Run, facts: Facts, unit: TimeUnit) -> list[Figure]:
+def _learning(run: Run, facts: Facts, whole: Span) -> list[Figure]:
+    unit = whole.unit
     frame = curves.learning(run.metrics, unit)
     axes = (
         ("learning-time", Axis("time", f"Virtual time ({unit.name})")),
         ("learning-updates", Axis("updates", "Updates received")),
     )
-    found = [learning_charts.learning(name, frame, axis, unit, facts.diverged) for name, axis in axes]
+    found = [learning_charts.learning(name, frame, axis, whole, facts.diverged) for name, axis in axes]
     if facts.diverged is None or frame.is_empty():
         return found[:1] if frame.is_empty() else found
     place = {"time": [facts.diverged.time_s / unit.seconds], "updates": [facts.diverged.updates]}
@@ -62,7 +82,7 @@ def _path(run: Run, told: Told | None) -> list[Figure]:
     return [bars] if bars.chart is None else [bars, path_charts.clients(told, run, "No job stands on the path.")]
 
 
-def _staleness(back: pl.DataFrame) -> list[Figure]:
+def _staleness(back: pl.DataFrame, whole: Span) -> list[Figure]:
     stale = curves.staleness_versions(back)
     top = stale["top"].max()
     versions = curves.marks(back["staleness"].cast(pl.Float64), int(top)) if isinstance(top, int) else None
@@ -72,26 +92,27 @@ def _staleness(back: pl.DataFrame) -> list[Figure]:
     most = away["count"].max()
     seconds = curves.marks(back["away_s"] / unit.seconds, int(most)) if back.height and isinstance(most, int) else None
     return [
-        staleness_charts.in_versions(stale, versions),
-        staleness_charts.in_seconds(away, seconds, unit, logarithmic=logarithmic),
+        staleness_charts.in_versions(stale, versions, curves.staleness_counts(back, whole)),
+        staleness_charts.in_seconds(
+            away, seconds, unit, curves.away_counts(back, away, unit, whole), logarithmic=logarithmic
+        ),
         staleness_charts.weights(curves.by_staleness(back, "applied")),
         staleness_charts.rates(curves.by_staleness(back, "lr")),
     ]
 
 
-def _timeline(jobs: pl.DataFrame, shown: populations.Sample, facts: Facts) -> list[Figure]:
-    view = populations.timeline(jobs, shown, facts.end)
-    return [client_charts.timeline(view, shown, facts.end_s)]
+def _timeline(jobs: pl.DataFrame, run: Run, whole: Span) -> list[Figure]:
+    return [timeline_charts.timeline(roster.roster(jobs, run.clients, whole), whole)]
 
 
-def _clients(run: Run, jobs: pl.DataFrame, shown: populations.Sample, unit: TimeUnit) -> list[Figure]:
+def _clients(run: Run, jobs: pl.DataFrame, shown: populations.Sample, whole: Span) -> list[Figure]:
     back = trips.returned(jobs)
     spread = [] if shown.whole else [client_charts.turnout(populations.turnout(run.clients))]
     return [
         client_charts.participation(populations.participation(jobs, shown), shown, _busiest(jobs)),
         client_charts.classes(populations.classes(run.clients, shown), shown),
         *spread,
-        learning_charts.local_loss(curves.local_loss(back, unit), unit),
+        learning_charts.local_loss(curves.local_loss(back, whole.unit), whole),
         learning_charts.client_losses(populations.local_losses(back, shown), shown),
     ]
 

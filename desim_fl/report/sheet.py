@@ -8,6 +8,7 @@ import os
 import tempfile
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import altair as alt
@@ -19,12 +20,12 @@ from markupsafe import Markup
 from desim_fl.report import theme
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from desim_fl.report.figures import Figure, Numbers
 
 _HERE = Path(__file__).parent
-SCRIPTS = ("page.js", "tables.js")
+SCRIPTS = ("page.js", "window.js", "clients.js", "tables.js")
 
 
 class Table(NamedTuple):
@@ -44,12 +45,17 @@ class Shown(NamedTuple):
     elsewhere: bool = False  # its tables stand below a figure before it
 
 
-def sheet(template: str, figures: Sequence[Figure], **values: Any) -> str:
-    """Return a page as text: a template of this room with these figures drawn in it, and values of its own."""
+def sheet(
+    template: str, figures: Sequence[Figure], *, beside: Mapping[str, Any] = MappingProxyType({}), **values: Any
+) -> str:
+    """Return a page as text: a template of this room with these figures drawn in it, and values of its own.
+
+    What stands ``beside`` the figures in the block that scripts read: the window, and what the timeline is made of.
+    """
     scripts = [(_HERE / script).read_text("utf-8") for script in SCRIPTS]
     style = (_HERE / "style.css").read_text("utf-8")
     return _template(template).render(
-        payload=_payload(figures),
+        payload={**_payload(figures), **beside},
         policy=_policy([bundle(), *scripts], style),
         scripts=[_trusted(bundle()), *map(_trusted, scripts)],
         style=_trusted(style),
@@ -102,16 +108,23 @@ def _payload(figures: Iterable[Figure]) -> dict[str, Any]:
     drawn = [figure for figure in figures if figure.chart is not None]
     tables = {name: numbers.frame for figure in drawn for name, numbers in figure.numbers.items()}
     return {
-        "charts": [{"id": figure.id, "spec": figure.spec(), "data": list(figure.numbers)} for figure in drawn],
+        "charts": [_chart(figure) for figure in drawn],
         "tables": {name: {"columns": frame.columns, "rows": frame.rows()} for name, frame in tables.items()},
         "themes": {"light": theme.config(theme.LIGHT), "dark": theme.config(theme.DARK)},
     }
+
+
+def _chart(figure: Figure) -> dict[str, Any]:
+    more = {} if figure.follow is None else {"follow": figure.follow.payload()}
+    more |= {"material": figure.material} if figure.material else {}
+    return {"id": figure.id, "spec": figure.spec(), "data": list(figure.numbers), **more}
 
 
 def shown(figure: Figure, figures: Sequence[Figure], picture: str | None = None) -> Shown:
     """Return a figure with its tables; a table that two figures share stands below the first."""
     first = next(other for other in figures if set(other.numbers) & set(figure.numbers)) if figure.numbers else figure
     tables = [table(numbers) for numbers in figure.numbers.values() if numbers.headings] if first is figure else []
+    tables += [table(numbers) for numbers in figure.beside]
     return Shown(figure, tables, picture, elsewhere=first is not figure)
 
 

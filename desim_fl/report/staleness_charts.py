@@ -8,11 +8,13 @@ import altair as alt
 
 from desim_fl.report import formats, trips
 from desim_fl.report.figures import Figure, Numbers, named
+from desim_fl.report.window import Follow
 
 if TYPE_CHECKING:
     import polars as pl
 
     from desim_fl.report.formats import TimeUnit
+    from desim_fl.report.window import Counts
 
 _HEIGHT = 220
 
@@ -59,7 +61,7 @@ def marked(chart: alt.Chart, data: str) -> alt.TopLevelMixin:
     return alt.layer(chart, rules, words, height=_HEIGHT)
 
 
-def in_versions(frame: pl.DataFrame, marks: pl.DataFrame | None) -> Figure:
+def in_versions(frame: pl.DataFrame, marks: pl.DataFrame | None, counts: Counts | None = None) -> Figure:
     """Histogram of staleness in versions."""
     heading = "How many versions the model had moved on"
     if frame.is_empty() or marks is None:
@@ -81,10 +83,17 @@ def in_versions(frame: pl.DataFrame, marks: pl.DataFrame | None) -> Figure:
             "staleness": Numbers("Updates by staleness", frame, headings),
             "staleness_marks": _mark_numbers(marks, "versions"),
         },
+        follow=_follow("staleness", counts),
     )
 
 
-def in_seconds(frame: pl.DataFrame, marks: pl.DataFrame | None, unit: TimeUnit, *, logarithmic: bool) -> Figure:
+def _follow(data: str, counts: Counts | None) -> Follow | None:
+    return None if counts is None else Follow(counts={data: counts})
+
+
+def in_seconds(
+    frame: pl.DataFrame, marks: pl.DataFrame | None, unit: TimeUnit, counts: Counts | None = None, *, logarithmic: bool
+) -> Figure:
     """Histogram of the time from dispatch to arrival."""
     heading = "How long an update was under way"
     if marks is None:
@@ -104,6 +113,7 @@ def in_seconds(frame: pl.DataFrame, marks: pl.DataFrame | None, unit: TimeUnit, 
         lead + (" The scale is logarithmic." if logarithmic else ""),
         marked(chart, "away_marks"),
         {"away": Numbers("Updates by time under way", frame, headings), "away_marks": _mark_numbers(marks, unit.name)},
+        follow=_follow("away", counts),
     )
 
 

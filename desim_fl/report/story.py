@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from desim_fl.report.facts import Evaluation, Facts
     from desim_fl.report.path_charts import Told
 
+_MANY = 10  # clients from which on a tenth of them is somebody
 _FLAT = 0.005  # a change of accuracy below half a percentage point
 
 
@@ -67,9 +68,9 @@ def notices(facts: Facts) -> list[Notice]:
 
 
 def paragraph(facts: Facts, told: Told | None = None) -> str:
-    """Return a short paragraph: who did what, what was learned, where time went, how stale updates were, what went wrong."""
+    """Return a short paragraph: who did what, what was learned, where time went, how stale and how evenly spread updates were, what went wrong."""
     path = "" if told is None else path_charts.sentence(told)
-    parts = [_course(facts), _learned(facts), path, _staleness(facts), _trouble(facts)]
+    parts = [_course(facts), _learned(facts), path, _staleness(facts), _links(facts), _spread(facts), _trouble(facts)]
     return " ".join(part for part in parts if part)
 
 
@@ -129,11 +130,31 @@ def _staleness(facts: Facts) -> str:
     )
 
 
+def _links(facts: Facts) -> str:
+    return " ".join(f"{clause}." for clause in facts.full_links)
+
+
+def _spread(facts: Facts) -> str:
+    if facts.even is None or facts.clients < _MANY:
+        return ""
+    return (
+        f"The busiest tenth of the clients sent {percent(round(facts.even.busiest, 3))} of the updates "
+        f"(Gini coefficient {number(facts.even.gini, 2)})."
+    )
+
+
+def _lost(facts: Facts) -> str:
+    """Return why jobs were lost, in brackets; the two reasons that took most."""
+    named = [f"{reason} {count(jobs)}" for reason, jobs in facts.reasons]
+    few = [*named[:2], *(["other reasons"] if len(named) > 2 else [])]  # noqa: PLR2004
+    return f" ({', '.join(few)})" if few else ""
+
+
 def _trouble(facts: Facts) -> str:
     counts = (
         (facts.rejected, "rejected"),
         (facts.not_finite, "not finite and weighed nothing"),
-        (facts.lost, "lost"),
+        (facts.lost, f"lost{_lost(facts)}"),
         (facts.cancelled, "cancelled"),
     )
     named = [f"{count(value)} {'was' if value == 1 else 'were'} {what}" for value, what in counts if value]

@@ -52,6 +52,7 @@ def config(colours: dict[str, Any]) -> dict[str, Any]:
         "line": {"color": first, "strokeWidth": 2},
         "style": {
             "band": {"color": first, "fill": first, "opacity": 0.22, "stroke": None},
+            "busy": {"color": first, "fill": first},
             "note": {"color": colours["ink"], "fill": colours["ink"], "fontSize": 12, "font": _FONT},
             "mark-line": {"color": colours["muted"], "stroke": colours["muted"], "strokeDash": [3, 3], "strokeWidth": 1},
             "alarm-line": {"color": second, "stroke": second, "strokeWidth": 2},

@@ -66,12 +66,17 @@ def edges(values: pl.Series) -> tuple[list[float], bool]:
     return [least, *inner, greatest], long
 
 
+def places(values: pl.Series, cuts: Sequence[float]) -> pl.Series:
+    """Return in which bin each value lies, from 0; the last bin holds its right edge."""
+    inner = pl.Series(cuts[1:-1], dtype=pl.Float64)
+    found = inner.search_sorted(values, side="right") if len(inner) else pl.zeros(len(values), eager=True)
+    return found.cast(pl.Int64).alias("bin")
+
+
 def histogram(values: pl.Series, cuts: Sequence[float]) -> pl.DataFrame:
     """How many values lie in each bin: columns ``left``, ``right``, ``count``; the last bin holds its right edge."""
     bins = len(cuts) - 1
-    inner = pl.Series(cuts[1:-1], dtype=pl.Float64)
-    found = inner.search_sorted(values, side="right") if bins > 1 else pl.Series([0] * len(values), dtype=pl.UInt32)
-    counts = dict(found.cast(pl.Int64).alias("bin").value_counts(sort=False).iter_rows())
+    counts = dict(places(values, cuts).value_counts(sort=False).iter_rows())
     return pl.DataFrame(
         {"left": cuts[:-1], "right": cuts[1:], "count": [counts.get(rank, 0) for rank in range(bins)]},
         schema={"left": pl.Float64, "right": pl.Float64, "count": pl.Int64},

@@ -36,6 +36,14 @@ NumberOrEach = Annotated[Annotated[Number, Tag("one")] | Annotated[Numbers, Tag(
 SizeOrEach = Annotated[Annotated[Whole, Tag("one")] | Annotated[Sizes, Tag("each")], Discriminator(_shape_of)]
 Validation = Annotated[PartShare, Field(description="Share of the training images kept back, by key, for decisions.")]
 
+HeldOut = Annotated[
+    Annotated[float, Field(gt=0, lt=1)] | None,
+    Field(
+        description="Share of its samples that each client keeps back from training; the last model is scored on each client's "
+        "part when the run ends, for fairness. Absent = none."
+    ),
+]
+
 
 class FashionMnist(Table):
     """6,000 training and 1,000 test images of Fashion-MNIST, which travel inside the package."""
@@ -50,6 +58,7 @@ class FashionMnist(Table):
         description="Use only the first so many training images; absent = all 6,000.",
     )
     validation_share: Validation = 0.0
+    client_test_share: HeldOut = None
 
 
 class Blobs(Table):
@@ -64,6 +73,7 @@ class Blobs(Table):
     features: Made = Field(default=20, description="Length of each feature vector.")
     spread: Amount = Field(default=1.0, description="Standard deviation of each cloud.")
     validation_share: Validation = 0.0
+    client_test_share: HeldOut = None
 
 
 class Quadratic(Table):
@@ -133,6 +143,7 @@ class Stored(Table):
     normalize: Normalize = "published"
     test_share: Held = None
     validation_share: Validation = 0.0
+    client_test_share: HeldOut = None
 
 
 class Vision(Stored):

@@ -1,10 +1,11 @@
 // Opens a page in Chromium without a network and prints what happened as one JSON object.
-// Usage: node check.mjs CHROMIUM FILE SCHEME WIDTH [SCREENSHOT]
+// Usage: node check.mjs CHROMIUM FILE SCHEME WIDTH [SCREENSHOT | act]; with "act" or a screenshot it drags, searches and sorts.
 import { readFileSync } from "node:fs";
 import { pathToFileURL } from "node:url";
 import { chromium } from "playwright-core";
 
-const [executablePath, file, scheme, width, screenshot] = process.argv.slice(2);
+const [executablePath, file, scheme, width, more] = process.argv.slice(2);
+const screenshot = more === "act" ? undefined : more;
 const address = pathToFileURL(file).href;
 const found = { requests: [], console: [], errors: [] };
 const browser = await chromium.launch({ executablePath, args: ["--no-sandbox"] });
@@ -36,6 +37,8 @@ try {
     if (screenshot) await page.screenshot({ path: screenshot, fullPage: true });
     await tables(page);
     await audit(page);
+    if (more) await windows(page);
+    if (more) await clients(page);
     await interact(page);
   } else {
     found.picture = await page.evaluate(() => document.querySelector("img.picture")?.naturalWidth ?? 0);
@@ -46,34 +49,115 @@ try {
 }
 process.stdout.write(JSON.stringify(found));
 
-// Drags over the overview (the timeline below must zoom), points at the upper curve (the lower one must answer), and
-// changes the colour scheme (all must be drawn again).
+// Points at the upper curve (the lower one must answer), and changes the colour scheme (all must be drawn again).
 async function interact(page) {
-  const shapes = (chart, panel) => page.$$eval(`#chart-${chart} .${panel} .role-mark :is(path, line)`, (shapes) =>
-    shapes.map((shape) => ["d", "transform", "opacity"].map((name) => shape.getAttribute(name))).join());
-  const overview = page.locator("#chart-timeline .concat_0_group > g > path.background").first();
-  if (await overview.count()) {
-    const box = await place(overview);
-    const before = await shapes("timeline", "gantt_group");
-    await page.mouse.move(box.x + box.width * 0.4, box.y + box.height / 2);
-    await page.mouse.down();
-    await page.mouse.move(box.x + box.width * 0.6, box.y + box.height / 2, { steps: 6 });
-    await page.mouse.up();
-    await page.waitForTimeout(200);
-    found.zoomed = (await shapes("timeline", "gantt_group")) !== before;
-  }
   const upper = page.locator("#chart-learning-time .concat_0_group > g > path.background").first();
   if (await upper.count()) {
     const box = await place(upper);
-    const before = await shapes("learning-time", "concat_1_group");
-    await page.mouse.move(box.x + box.width * 0.5, box.y + box.height / 2, { steps: 4 });
+    await page.mouse.move(1, 1);
+    await page.waitForTimeout(100);
+    const before = await shapes(page, "learning-time", ".concat_1_group");
+    for (let tries = 0; tries < 40 && !found.linked; tries++) {
+      await page.mouse.move(box.x + box.width * (0.5 + 0.01 * (tries % 4)), box.y + box.height / 2, { steps: 4 });
+      await page.waitForTimeout(100);
+      found.linked = (await shapes(page, "learning-time", ".concat_1_group")) !== before;
+    }
     await page.waitForTimeout(200);
-    found.linked = (await shapes("learning-time", "concat_1_group")) !== before;
     found.tooltip = await page.evaluate(() => document.querySelector("#vg-tooltip-element")?.textContent ?? "");
   }
   await page.emulateMedia({ colorScheme: scheme === "dark" ? "light" : "dark" });
   await page.waitForFunction(() => Number(document.documentElement.dataset.drawn) > 1, null, { timeout: 60_000 });
   found.axis_colour_after = await page.evaluate(() => getComputedStyle(document.querySelector(".role-axis-label text")).fill);
+}
+
+function shapes(page, chart, panel = "") {
+  return page.$$eval(`#chart-${chart} ${panel} .role-mark :is(path, line)`, (shapes) =>
+    shapes.map((shape) => ["d", "transform", "opacity", "fill-opacity"].map((name) => shape.getAttribute(name)).join()).sort().join());
+}
+
+// What every chart looks like, by its name.
+async function looks(page) {
+  const all = {};
+  for (const { id } of found.charts) all[id.replace("chart-", "")] = await shapes(page, id.replace("chart-", ""));
+  return all;
+}
+
+function differing(a, b) {
+  return Object.keys(a).filter((name) => a[name] !== b[name]);
+}
+
+// Drags a window of time out in two charts, goes back to the whole run, and types a window: which charts change?
+async function windows(page) {
+  if (!(await page.locator("form.window").count())) return;
+  const whole = await looks(page);
+  const drag = async (chart, panel, from, to) => {
+    const box = await place(page.locator(`#chart-${chart} .${panel} > g > path.background`).first());
+    await page.mouse.move(box.x + box.width * from, box.y + box.height / 2);
+    await page.mouse.down();
+    await page.mouse.move(box.x + box.width * to, box.y + box.height / 2, { steps: 6 });
+    await page.mouse.up();
+    await settled(page);
+    return looks(page);
+  };
+  found.window = { by: {} };
+  if (whole.timeline) found.window.by.timeline = differing(whole, await drag("timeline", "concat_0_group", 0.4, 0.6));
+  found.window.said = await page.locator("form.window output").textContent();
+  found.window.ends = await ends(page);
+  found.window.narrow = await page.evaluate(() => document.documentElement.scrollWidth);
+  if (screenshot) await page.screenshot({ path: screenshot.replace(".png", "-window.png"), fullPage: true });
+  if (whole["learning-time"]) found.window.by.learning = differing(whole, await drag("learning-time", "concat_0_group", 0.1, 0.3));
+  await page.keyboard.press("Escape");
+  await settled(page);
+  found.window.after = differing(whole, await looks(page)).filter((name) => name !== "learning-time");
+  const [low, high] = await ends(page);
+  await page.locator('form.window input[name="from"]').fill(String(low + (high - low) * 0.5));
+  await page.locator('form.window input[name="to"]').fill(String(low + (high - low) * 0.75));
+  await page.locator("form.window").getByRole("button", { name: "Show" }).click();
+  await settled(page);
+  found.window.by.typed = differing(whole, await looks(page));
+  await page.locator("form.window").getByRole("button", { name: "Whole run" }).click();
+  await settled(page);
+}
+
+function ends(page) {
+  return page.locator("form.window input").evaluateAll((fields) => fields.map((field) => Number(field.value)));
+}
+
+// Until the page has drawn what was asked for last.
+async function settled(page) {
+  await page.waitForFunction(() => document.documentElement.dataset.asked === document.documentElement.dataset.shown, null, { timeout: 60_000 });
+  await page.waitForTimeout(100);
+}
+
+// Orders and searches the clients of the timeline, and picks a leg in its legend.
+async function clients(page) {
+  const tools = page.locator("#figure-timeline .tools").first();
+  if (!(await tools.locator("select").count())) return;
+  const shown = async () => (await page.locator("#chart-timeline").getAttribute("data-shown")).split("\n");
+  found.clients = { orders: {} };
+  for (const name of await tools.locator("option").evaluateAll((options) => options.map((option) => option.value))) {
+    await tools.locator("select").selectOption(name);
+    await page.waitForTimeout(150);
+    found.clients.orders[name] = await shown();
+  }
+  const wanted = found.clients.orders.number.at(-1);
+  await tools.locator('input[type="search"]').fill(wanted);
+  await page.waitForTimeout(200);
+  found.clients.wanted = wanted;
+  found.clients.found = await shown();
+  found.clients.rows = await page.$$eval("#chart-timeline .gantt_group .role-axis-label text", (texts) => texts.map((text) => text.textContent));
+  await tools.locator('input[type="search"]').fill("nobody is called so");
+  await page.waitForTimeout(200);
+  found.clients.nobody = await tools.locator("output").textContent();
+  await tools.locator('input[type="search"]').fill("");
+  await page.waitForTimeout(200);
+  const entry = page.locator("#chart-timeline .role-legend-symbol path").first();
+  const before = await shapes(page, "timeline", ".gantt_group");
+  await entry.click({ force: true });
+  for (let tries = 0; tries < 40 && !found.clients.picked; tries++) {
+    await page.waitForTimeout(100);
+    found.clients.picked = (await shapes(page, "timeline", ".gantt_group")) !== before;
+  }
 }
 
 // Sorts, searches and copies the first table that can be searched, with its own row order for comparison.
