@@ -113,7 +113,7 @@ def _moved_up(events: pl.DataFrame) -> tuple[int, float]:
     computed = events.filter(pl.col("kind") == "computed").select("job").unique()
     open_jobs = computed.join(up, on="job", how="anti")
     stood = events.filter(pl.col("kind").is_in(["halt", "leave", "retry"])).join(open_jobs, on="job", how="semi")
-    size = max([0, *events.filter(pl.col("kind") == "dispatch")["bytes"].to_list()])
+    size = max([0, *events.filter(pl.col("kind") == "dispatch")["bytes"].drop_nulls().to_list()])
     return _sum(up), (len(open_jobs) + len(stood)) * size + len(up) + _breaks(events)
 
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 _FIELDS = list(Row._fields)
 _OPTIONAL = ("links", *reserve.SCHEMAS)
+_LONGEST = 1000  # characters of a sentence
 _MOST = 20  # sentences of each way of looking
 
 
@@ -77,7 +78,12 @@ def inspected(folder: Path, *, rerun: bool = False) -> Verdict:
         found += [told for told in _told(look) if not _repeats(found, told)]
     if rerun and case is not None and not found:
         found = _told(_differences(case))
-    return Verdict(list(dict.fromkeys(found)), notes)
+    return Verdict(*(list(dict.fromkeys(map(_brief, said))) for said in (found, notes)))
+
+
+def _brief(said: str) -> str:
+    """A sentence that quotes what a file says, however long that is."""
+    return said if len(said) <= _LONGEST else f"{said[:_LONGEST]}..."
 
 
 def _told(look: Iterator[str]) -> list[str]:

@@ -419,6 +419,16 @@ TABLES: dict[str, dict[str, Line]] = {
         "restless": (restless, "run.max_time_s=40"),
         "choosy": (choosy, "run.max_time_s=40"),
     },
+    "server": {
+        "at once": (),
+        "at once, too": (),
+        "busy": (["server.aggregation_s=0.25", "server.aggregation_s={law='exponential',mean=0.1}"], ["server.batch=2", "server.batch=1"]),
+        "a short queue": ("server.aggregation_s=0.5", "server.queue=1"),
+        "busy with evaluations": (
+            ["server.aggregation_s=0.125", "server.aggregation_s=0.0"], "server.evaluation_s=0.25", "server.blocking=true",
+            ["run.eval_every_versions=1", "run.eval_every_s=0.5"],
+        ),
+    },
 }  # fmt: skip
 # Where something of each would be in one world, the scenario's rules refuse it; here are the lines that are nothing.
 REFUSED_TOGETHER = ({"sharing": "none"}, {"availability": "always", "failures": "none"})
@@ -502,6 +512,7 @@ def _crash_at_the_finish(seen: Seen) -> bool:
 
 
 RARE: dict[str, Callable[[Seen], bool]] = {
+    "an update that meets a full queue": lambda s: any("queue" in reason for reason in s.reasons),
     "two arrivals in one instant": lambda s: len(set(s.ticks("arrive"))) < len(s.ticks("arrive")),
     "a job that takes no time": lambda s: any(
         row[1] == "arrive" and ("dispatch", row[3]) in {(r[1], r[3]) for r in s.rows if r[0] == row[0]} for row in s.rows

@@ -333,6 +333,8 @@ def test_a_wall_budget_interrupts_and_the_run_goes_on(tmp_path):
         ("[executor]", "[server]\nqueue = 3\n[executor]", r"queue has no effect without aggregation_s"),
         ("[executor]", "[server]\nblocking = true\n[executor]", r"blocking needs the key evaluation_s"),
         ("[executor]", "[server]\nevaluation_s = 1\n[executor]", r"evaluation_s has no effect unless blocking"),
+        ("[executor]", "eval_every_s = 1.5\ndelay_scale = 2\n[server]\nevaluation_s = 0.75\nblocking = true\n[executor]",
+         r"never gets to an update: .* for 1.5 s .* every 1.5 s"),
         ("[executor]", "[server]\naggregation_s = -1\n[executor]", r"aggregation_s must be at least 0"),
         ("[executor]", "[server]\nagregation_s = 1\n[executor]", r'\[server\] has no key "agregation_s"; did you mean "aggregation_s"'),
     ],

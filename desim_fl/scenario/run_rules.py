@@ -113,3 +113,10 @@ def _evaluating(server: ServerTable, run: Run) -> Iterator[Problem]:
     elif not server.blocking and run.target_accuracy is None:
         text = "evaluation_s has no effect unless blocking = true, or target_accuracy in [run] waits for it"
         yield Problem(place, text, (("server", "blocking"), ("run", "target_accuracy")))
+    lasts = (server.evaluation_s or 0.0) * run.delay_scale
+    if server.blocking and run.eval_every_s is not None and lasts >= run.eval_every_s:
+        text = (
+            f"the server never gets to an update: it would be busy with an evaluation for {lasts:g} s (evaluation_s, times "
+            f"delay_scale), every {run.eval_every_s:g} s (eval_every_s in [run])"
+        )
+        yield Problem(place, text, (("run", "eval_every_s"), ("run", "delay_scale")))
