@@ -9,7 +9,8 @@ Memory is looked at a hundred times, two ways: Python's own blocks, and resident
 to give back what it keeps (``malloc_trim``, where there is one): how much it keeps of what was freed depends on the order
 of large and small requests, not on the run. Both rise and fall with the rows that gather until a part of the log is
 written, so the least of the third fifth of the way (the log's first parts, and with them what is loaded late, are behind
-it) is compared with the least of the last fifth. The run may hold one row an evaluation more, which is what ``MOST_GROWTH`` allows for.
+it) is compared with the least of the last fifth. The run may hold one row an evaluation more, which is what
+``MOST_GROWTH`` allows for.
 """
 
 from __future__ import annotations
@@ -58,12 +59,12 @@ LEARNING = {
     "network": '[data]\nname = "blobs"\nexamples = 1500\ntest_examples = 20\nclasses = 2\nfeatures = 3\n'
     '[model]\nname = "mlp"\nhidden = [4]\n[training]\nbatch_size = 4\n',
 }  # fmt: skip
-LOOKS, FIFTH, TWENTIETH = 100, 20, 20
+LOOKS, FIFTHS, TWENTIETH = 100, 5, 20
 MOST_GROWTH, PAGE_BYTES = 1.05, 5_000_000
 
 
 class Long(NamedTuple):
-    """What was measured: at every hundredth MiB resident and Python's blocks, share done at every fifth; rows by segment, bytes of page and checkpoint, hashes."""
+    """What was measured: at every look MiB resident and Python's blocks, share done at every fifth; rows by segment, bytes of page and checkpoint, hashes."""
 
     megabytes: list[float]
     blocks: list[int]
@@ -88,7 +89,7 @@ def resident() -> float:
     return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
-def long(folder: Path, updates: int, kind: str = "scalar") -> Long:
+def long(folder: Path, updates: int, kind: str = "scalar", looks: int = LOOKS) -> Long:
     """Play so many updates into a new run directory, and look at it on the way and at the end."""
     scenario = folder.with_suffix(".toml")
     scenario.write_text(LEARNING["scalar" if kind == "plan" else kind] + HEAD)
@@ -97,10 +98,10 @@ def long(folder: Path, updates: int, kind: str = "scalar") -> Long:
 
     def watch(session: Any) -> None:
         done = session.engine.ledger.arrived
-        if done % max(1, updates // LOOKS) == 0:
+        if done % max(1, updates // looks) == 0:
             megabytes.append(round(resident(), 1))
             blocks.append(sys.getallocatedblocks())
-        if done % max(1, updates // LOOKS * FIFTH) == 0:
+        if done % max(1, updates // FIFTHS) == 0:
             shares.append(round(share_done(session), 4))
 
     found = execute(loaded, folder, watch=watch, timing_only=kind == "plan")
@@ -115,7 +116,7 @@ def fresh(space: Path, updates: int, kind: str) -> dict[str, Any]:
     """The hashes that a new process gives."""
     code = (
         "import json, sys, pathlib, long_run as l;"
-        "print(json.dumps(l.long(pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3]).hashes))"
+        "print(json.dumps(l.long(pathlib.Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3], 5).hashes))"
     )
     command = [sys.executable, "-c", code, str(space / "fresh"), str(updates), kind]
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
@@ -123,12 +124,18 @@ def fresh(space: Path, updates: int, kind: str) -> dict[str, Any]:
     return json.loads(told.stdout.splitlines()[-1])
 
 
+def split(seen: list[Any]) -> list[list[Any]]:
+    """What was seen, by fifth of the way."""
+    length = len(seen) // FIFTHS
+    return [seen[at * length : (at + 1) * length] for at in range(FIFTHS)]
+
+
 def faults(found: Long, segment_rows: int) -> list[str]:
     """What of it grows, or is larger than it may be."""
     *whole, last = found.segments
     told = []
     for what, seen in (("MiB resident", found.megabytes), ("blocks of Python", found.blocks)):
-        early, late = min(seen[2 * FIFTH : 3 * FIFTH]), min(seen[-FIFTH:])
+        early, late = min(split(seen)[2]), min(split(seen)[-1])
         if late > MOST_GROWTH * early:
             told.append(f"memory grew from {early} to {late} {what}")
     if set(whole) - {segment_rows} or last > segment_rows:
@@ -140,20 +147,15 @@ def faults(found: Long, segment_rows: int) -> list[str]:
     return told
 
 
-def fifths(found: Long) -> dict[str, list[Any]]:
-    """Resident memory by fifth of the way."""
-    return {f"fifth {n + 1}": found.megabytes[n * FIFTH : (n + 1) * FIFTH] for n in range(LOOKS // FIFTH)}
-
-
 def main(updates: int = 100_000, kind: str = "scalar") -> int:
     """Measure, and tell."""
     with tempfile.TemporaryDirectory() as name:
         space = Path(name)
         found = long(space / "long", updates, kind)
         few = max(LOOKS, updates // TWENTIETH)
-        second, clean = long(space / "second", few, kind), fresh(space, few, kind)
+        second, clean = long(space / "second", few, kind, 5), fresh(space, few, kind)
     told = faults(found, eventlog.SEGMENT_ROWS) + (["the second run differs"] if second.hashes != clean else [])
-    seen = {name: [min(part), max(part)] for name, part in fifths(found).items()}
+    seen = [[min(part), max(part)] for part in split(found.megabytes)]
     shown = {**found._asdict(), "megabytes": found.megabytes[::5], "blocks": found.blocks[::5], "by fifth": seen}
     sys.stdout.write(json.dumps({"kind": kind, "updates": updates, **shown, "faults": told}) + "\n")
     return 1 if told else 0
