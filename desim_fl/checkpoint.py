@@ -16,7 +16,7 @@ import hashlib
 import json
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from safetensors import SafetensorError
@@ -46,15 +46,6 @@ class Encoder:
     def __init__(self) -> None:
         self.arrays: dict[str, np.ndarray] = {}
         self._seen: dict[int, tuple[Any, dict[str, Any]]] = {}  # keeps values alive, so that ids stay theirs
-        self._forms: tuple[tuple[Callable[[Any], bool], Callable[[Any], dict[str, Any]]], ...] = (
-            (lambda v: type(v) is tuple, lambda v: {_TYPE: "tuple", "items": [self.node(item) for item in v]}),
-            (lambda v: type(v) is bytes, lambda v: {_TYPE: "bytes", "data": self._kept(np.frombuffer(v, np.uint8))}),
-            (lambda v: type(v) is dict, self._dict),
-            (lambda v: _is_named_tuple(type(v)), lambda v: self._fields(v, v._asdict())),
-            (lambda v: dataclasses.is_dataclass(v) and not isinstance(v, type), self._dataclass),
-            (lambda v: isinstance(v, (np.ndarray, np.generic)) and v.dtype.kind in "biufV", self._array),
-            (_is_tensor, self._tensor),
-        )
 
     def node(self, value: Any) -> Any:
         """Encode one value; raises ``CheckpointError`` for what has no form here."""
@@ -74,9 +65,9 @@ class Encoder:
         return made
 
     def _made(self, value: Any) -> dict[str, Any]:
-        for sort, form in self._forms:
+        for sort, form in self.forms:
             if sort(value):
-                return form(value)
+                return form(self, value)
         raise CheckpointError(f"a {type(value).__name__} cannot be kept in a checkpoint ({value!r:.200})")
 
     def _fields(self, value: Any, fields: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +76,15 @@ class Encoder:
         if _found(name) is not type(value):
             raise CheckpointError(f"a {type(value).__qualname__} cannot be kept in a checkpoint: define it in a module")
         return {_TYPE: "type", "name": name, "fields": {key: self.node(item) for key, item in fields.items()}}
+
+    def _tuple(self, value: tuple[Any, ...]) -> dict[str, Any]:
+        return {_TYPE: "tuple", "items": [self.node(item) for item in value]}
+
+    def _bytes(self, value: bytes) -> dict[str, Any]:
+        return {_TYPE: "bytes", "data": self._kept(np.frombuffer(value, np.uint8))}
+
+    def _named_tuple(self, value: Any) -> dict[str, Any]:
+        return self._fields(value, value._asdict())
 
     def _dict(self, value: dict[Any, Any]) -> dict[str, Any]:
         return {_TYPE: "dict", "items": [[self.node(key), self.node(item)] for key, item in value.items()]}
@@ -114,6 +114,17 @@ class Encoder:
         self.arrays[name] = np.frombuffer(np.ascontiguousarray(array).tobytes(), np.uint8)
         return name
 
+    # Not lambdas of one encoder: in a cycle with them, the values that it saw would live until a collection.
+    forms: ClassVar[Any] = (
+        (lambda v: type(v) is tuple, _tuple),
+        (lambda v: type(v) is bytes, _bytes),
+        (lambda v: type(v) is dict, _dict),
+        (lambda v: _is_named_tuple(type(v)), _named_tuple),
+        (lambda v: dataclasses.is_dataclass(v) and not isinstance(v, type), _dataclass),
+        (lambda v: isinstance(v, (np.ndarray, np.generic)) and v.dtype.kind in "biufV", _array),
+        (lambda v: _is_tensor(v), _tensor),  # noqa: PLW0108  (it stands below)
+    )
+
 
 class Decoder:
     """Makes values of nodes again; tensors that were on an accelerator go to ``device``."""
@@ -121,15 +132,6 @@ class Decoder:
     def __init__(self, arrays: dict[str, np.ndarray], device: str) -> None:
         self.arrays, self.device = arrays, device
         self._made: list[Any] = []
-        self._makers: dict[str, Callable[[dict[str, Any]], Any]] = {
-            "tuple": lambda node: tuple(self.value(item) for item in node["items"]),
-            "dict": lambda node: {self.value(key): self.value(item) for key, item in node["items"]},
-            "type": self._typed,
-            "bytes": lambda node: self.arrays[node["data"]].tobytes(),
-            "array": lambda node: self._array(node).copy(),
-            "scalar": lambda node: self._array(node)[()],
-            "tensor": self._tensor,
-        }
 
     def value(self, node: Any) -> Any:
         """Decode one node."""
@@ -144,7 +146,7 @@ class Decoder:
             return Null
         if kind == "same":
             return self._made[node["number"]]
-        made = self._makers[kind](node)
+        made = self.makers[kind](self, node)
         self._made.append(made)
         return made
 
@@ -170,6 +172,16 @@ class Decoder:
             return tensor(content, dtype, node["shape"], node["strides"], device)
         except RuntimeError as error:  # torch's answer to shapes that the bytes do not hold
             raise CheckpointError(f"it holds a tensor that cannot be made: {error}") from error
+
+    makers: ClassVar[dict[str, Callable[[Decoder, dict[str, Any]], Any]]] = {
+        "tuple": lambda self, node: tuple(self.value(item) for item in node["items"]),
+        "dict": lambda self, node: {self.value(key): self.value(item) for key, item in node["items"]},
+        "type": _typed,
+        "bytes": lambda self, node: self.arrays[node["data"]].tobytes(),
+        "array": lambda self, node: self._array(node).copy(),
+        "scalar": lambda self, node: self._array(node)[()],
+        "tensor": _tensor,
+    }
 
 
 def _spelled(dtype: np.dtype) -> Any:

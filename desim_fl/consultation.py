@@ -25,12 +25,12 @@ class Consultation:
     one unpacking; any other goes through all checks, as the replies to rarer events do.
     """
 
-    __slots__ = ("_strategy", "_view", "state", "usual")
+    __slots__ = ("_arrive", "_strategy", "_view", "state", "usual")
 
     def __init__(self, strategy: Strategy, view: View) -> None:
         self.state: Any = None
         self.usual = False  # whether the last reply to an arrival asks for nothing but a publish
-        self._strategy, self._view = strategy, view
+        self._strategy, self._view, self._arrive = strategy, view, strategy.arrive
 
     def start(self) -> Reply:
         """Ask for the first state, and whom to send out."""
@@ -43,7 +43,7 @@ class Consultation:
         if current is not Null and hasattr(current, "_version"):
             return self._careful("arrive", self.state, view, update, job=update.job)
         try:
-            state, reply = self._strategy.arrive(self.state, view, update)
+            state, reply = self._arrive(self.state, view, update)
         except DesimError:
             raise
         except Exception as error:
@@ -110,19 +110,19 @@ def _changes(values: tuple[Params, Params]) -> list[int | None]:
 
 def _evidently_sound(reply: Reply, current: Params) -> bool:
     """Whether a reply asks for nothing unusual, and what it says cannot be wrong; False says nothing."""
-    params, shares, _, _, _, _, weight, scale, _, _ = reply
+    params, shares, sends, stops, keep, alarms, weight, scale, reject, abandon = reply
     return (
-        reply[2:6] == _NO_WISHES
-        and reply[8:] == _NO_VERDICT
+        sends is None is reject
+        and stops is keep is alarms is _NOTHING
+        and abandon is False
         and (weight is None or type(weight) is float)
         and (params is None or current is Null or type(params) is float is type(current))
         and (scale is None or type(scale) is float)
-        and (shares is None or _evidently_shares(shares))
+        and (shares is None or shares is _NOTHING or _evidently_shares(shares))
     )
 
 
-_NO_WISHES = Reply()[2:6]  # sends, stops, keep, alarms
-_NO_VERDICT = Reply()[8:]  # reject, abandon
+_NOTHING = ()  # there is but one empty tuple; an interpreter that had several would take the way through all checks
 
 
 def _evidently_shares(shares: Any) -> bool:

@@ -117,7 +117,7 @@ class ResumableEngine(Engine):
             self._strategy.replay.end()
         self.log.take_up(held.tail)
         self.model, self._strategy.state, desk.asked = held.model, held.state, list(held.asked)
-        self._view.moved(held.model)
+        self._view.model = held.model
         self._caches.clear()
         self._caches.update(held.caches)
         self._memories, self.statistics.brought = held.memories, held.buffers

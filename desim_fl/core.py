@@ -208,6 +208,11 @@ class Reply(NamedTuple):
     abandon: bool = False
 
 
+def applied(params: Params, shares: tuple[tuple[int, float], ...], weight: float | None, scale: float) -> Reply:
+    """Make the reply that asks for a publish and nothing else: what ``Reply`` with these fields is, at a third of its price."""
+    return tuple.__new__(Reply, (params, shares, None, (), (), (), weight, scale, None, False))
+
+
 class View(Protocol):
     """What a strategy and a selector may look at; live and read-only."""
 

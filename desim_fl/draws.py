@@ -123,18 +123,25 @@ def word(seed: int, purpose: int, client: int, nth: int, slot: int) -> int:
 
 def blocks(seed: int, purpose: int, client: ArrayLike, nth: ArrayLike, group: int) -> NDArray[np.uint32]:
     """Array form of :func:`block`: ``client`` and ``nth`` broadcast; shape ``(..., 4)``."""
-    low = np.uint64(_MASK)
-    shift = np.uint64(32)
-    c0, c1 = np.broadcast_arrays(np.asarray(client, np.uint64) & low, np.asarray(nth, np.uint64) & low)
-    c2 = np.full(c0.shape, purpose, np.uint64)
-    c3 = np.full(c0.shape, group, np.uint64)
+    low, shift = np.uint64(_MASK), np.uint64(32)
+    clients, nths = np.broadcast_arrays(np.asarray(client, np.uint64), np.asarray(nth, np.uint64))
+    c0, c1 = np.atleast_1d(clients & low), np.atleast_1d(nths & low)
+    c2, c3 = np.full(c0.shape, purpose, np.uint64), np.full(c0.shape, group, np.uint64)
     k0, k1 = seed & _MASK, (seed >> 32) & _MASK
-    m0, m1 = np.uint64(_M0), np.uint64(_M1)
-    for _ in range(_ROUNDS):
-        p0, p1 = m0 * c0, m1 * c2
-        c0, c1, c2, c3 = (p1 >> shift) ^ c1 ^ np.uint64(k0), p1 & low, (p0 >> shift) ^ c3 ^ np.uint64(k1), p0 & low
+    p0, p1 = np.empty_like(c0), np.empty_like(c0)
+    for _ in range(_ROUNDS):  # in place: new arrays for every step would cost more than the steps
+        np.multiply(c0, np.uint64(_M0), out=p0)
+        np.multiply(c2, np.uint64(_M1), out=p1)
+        for high, old, key, product, kept in ((c0, c1, k0, p1, c1), (c2, c3, k1, p0, c3)):
+            np.right_shift(product, shift, out=high)
+            np.bitwise_xor(high, old, out=high)
+            np.bitwise_xor(high, np.uint64(key), out=high)
+            np.bitwise_and(product, low, out=kept)
         k0, k1 = (k0 + _W0) & _MASK, (k1 + _W1) & _MASK
-    return np.stack([c0, c1, c2, c3], axis=-1).astype(np.uint32)
+    found = np.empty((*clients.shape, 4), np.uint32)
+    for place, column in enumerate((c0, c1, c2, c3)):
+        found[..., place] = column.reshape(clients.shape)
+    return found
 
 
 def words(seed: int, purpose: int, client: ArrayLike, nth: ArrayLike, slot: int) -> NDArray[np.uint32]:

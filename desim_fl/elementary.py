@@ -132,7 +132,10 @@ def _tail(p: Real) -> Real:
     """Distance from 0 of the quantile for a tail probability p below 0.075."""
     if isinstance(p, np.ndarray):
         r = np.sqrt(-log(p))
-        return np.where(r <= 5.0, _ratio(_NEAR, r - 1.6), _ratio(_FAR, r - 5.0))  # noqa: PLR2004  (AS 241's split)
+        found, beyond = _ratio(_NEAR, r - 1.6), ~(r <= 5.0)  # noqa: PLR2004  (AS 241's split)
+        if beyond.any():
+            found[beyond] = _ratio(_FAR, r[beyond] - 5.0)
+        return found
     r = math.sqrt(-log(p))
     return _ratio(_NEAR, r - 1.6) if r <= 5.0 else _ratio(_FAR, r - 5.0)  # noqa: PLR2004
 
@@ -141,9 +144,12 @@ def normal_quantile(u: Real) -> Real:
     """Inverse of the standard normal distribution function, for 0 < u < 1; shape is kept."""
     q = u - 0.5
     if isinstance(u, np.ndarray):
-        away = _tail(np.minimum(np.minimum(u, 1.0 - u), 0.075))
-        inner = q * _ratio(_CENTRE, 0.180625 - q * q)
-        return np.where(np.abs(q) <= 0.425, inner, np.where(q < 0.0, -away, away))  # noqa: PLR2004
+        found = np.asarray(q * _ratio(_CENTRE, 0.180625 - q * q))
+        outside = ~(np.abs(q) <= 0.425)  # noqa: PLR2004
+        if outside.any():  # the tails are dear, and few values lie there
+            away = _tail(np.minimum(u, 1.0 - u)[outside])
+            found[outside] = np.where(q[outside] < 0.0, -away, away)
+        return found
     if abs(q) <= 0.425:  # noqa: PLR2004
         return q * _ratio(_CENTRE, 0.180625 - q * q)
     return -_tail(u) if q < 0.0 else _tail(1.0 - u)

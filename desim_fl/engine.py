@@ -22,16 +22,7 @@ import simpy
 from simpy.core import EmptySchedule
 
 from desim_fl.algebra import Null, is_finite
-from desim_fl.complaints import (
-    abandoned_for_ever,
-    lost_for_ever,
-    non_finite,
-    not_advancing,
-    nothing_left,
-    rejected_for_ever,
-    ringing_for_ever,
-    unlike_the_plan,
-)
+from desim_fl.complaints import non_finite, nothing_left, unlike_the_plan
 from desim_fl.consultation import Consultation
 from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Update
 from desim_fl.errors import LawError, RunError
@@ -42,6 +33,7 @@ from desim_fl.ledger import Ledger
 from desim_fl.patience import remark, watched
 from desim_fl.premises import furnish, open_up
 from desim_fl.readings import Decisions, Readings
+from desim_fl.standstill import Standstill
 from desim_fl.statistics import Statistics
 from desim_fl.ticks import MOST_TICKS, to_ticks
 from desim_fl.usage import Usage
@@ -53,9 +45,6 @@ if TYPE_CHECKING:
     from desim_fl.records import Batch
     from desim_fl.world import World
 
-_SAME_CLIENT_LIMIT = 100
-_SAME_INSTANT_LIMIT = 100_000
-_ABANDONED_LIMIT = 10_000
 new: Any = tuple.__new__  # a NamedTuple from all its fields at half the price
 
 
@@ -82,14 +71,14 @@ class Engine:
         self._roster, self._desk = self.roster, self.desk
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] | None = None
-        self._abandoned = self._rejected = 0  # rounds and updates since the last publish
         self._alarms: dict[str, Due] = {}
         self._alarm_count = 0
         self._memories: dict[int, Any] = {}
         self.statistics = Statistics()
-        self._instant, self._events, self._crowd = -1, 0, dict[int, int]()  # what landed in it, by client
+        self._still = Standstill(world.stops)
         self._most_versions, self._most_updates = world.stops.most()
         self._hears = world.selector.reads_outcomes
+        self._evaluates = world.evaluations.every_versions is not None
         self._usual, self._trip = world.assignment.usual, world.trips.trip
         self._stragglers, self._rates_vary = world.assignment.stragglers is not None, world.assignment.varies
         idle = getattr(world.executor, "idle", False)  # one that does nothing with jobs is not bothered with them
@@ -167,13 +156,13 @@ class Engine:
 
     def on_arrival(self, flying: Flying) -> None:
         """Let the strategy have the update, unless the engine turns it away, and do as it replies."""
-        job, ledger, version, trip = flying.job, self.ledger, self.model.version, flying.trip
-        number, client, _, base, _, _, _, _, _, _ = job
+        job, ledger, version, trip, still = flying.job, self.ledger, self.model.version, flying.trip, self._still
+        number, client, base = job.id, job.client, job.version
         self.now = now = flying.ends
-        if now == self._instant:
-            self._crowd_in(client, lost=False)
+        if now == still.instant:
+            still.crowd_in(client, lost=False)
         else:
-            self._instant, self._events, self._crowd = now, 1, {client: 1}
+            still.instant, still.events, still.crowd = now, 1, {client: 1}
         outcome = self._collect(job, flying.steps)
         params, _, examples, steps, stopped, loss, _, memory, bad = outcome
         if stopped or memory is not None or steps != flying.steps or examples != self.world.sizes[client]:
@@ -270,9 +259,7 @@ class Engine:
 
     def _reject(self, job: Job, staleness: int, reason: str) -> None:
         self.ledger.rejected += 1
-        self._rejected += 1
-        if self._rejected >= _SAME_INSTANT_LIMIT and self.world.stops[::2] == (None, None):
-            raise rejected_for_ever(self._rejected, reason, self.now)
+        self._still.reject(reason, self.now)
         self.log.row(Kind.REJECT, job.client, job.id, self.model.version, staleness, reason)
 
     def on_loss(self, flying: Flying) -> None:
@@ -282,14 +269,14 @@ class Engine:
     def lose(self, flying: Flying, now: int, why: str, *, free: bool) -> None:
         """Give a job up, and tell the strategy; its client is free again, or (``free = False``) goes on in vain."""
         job = flying.job
-        self.begin_instant(now, job.client, lost=True)
+        self.now = now
+        self._still.land(now, job.client, lost=True)
         del self.flights[job.id]
         if free:
             self._roster.free(job.client)
         self.ledger.lose()
         self.losses[why] += 1
-        if self.ledger.lost_in_a_row >= _SAME_INSTANT_LIMIT and self.world.stops.max_ticks is None:
-            raise lost_for_ever(self.ledger.lost_in_a_row, why, now)
+        self._still.lose(self.ledger.lost_in_a_row, why, now)
         self.usage.spend(flying, now)
         staleness = self.model.version - job.version
         self.log.block(now)
@@ -302,14 +289,6 @@ class Engine:
         """Whom to call at the end of a flight."""
         return self._arrival if lost is None else self._loss
 
-    def begin_instant(self, now: int, client: int, *, lost: bool) -> None:
-        """Take note that something lands at this tick."""
-        self.now = now
-        if now == self._instant:
-            self._crowd_in(client, lost=lost)
-        else:
-            self._instant, self._events, self._crowd = now, 1, {client: 1}
-
     def _on_alarm(self, event: Due) -> None:
         name: str = event.subject
         if self._alarms.get(name) is not event:
@@ -318,24 +297,10 @@ class Engine:
         self.now = int(self._env.now)
         if self._absences is not None:
             self._absences.look_round()
-        if self.now != self._instant:
-            self._instant, self._events, self._crowd = self.now, 0, {}
-        self._events += 1
-        if self._events >= _SAME_INSTANT_LIMIT:
-            raise ringing_for_ever(name, self.now)
+        self._still.ring(name, self.now)
         self.log.block(self.now)
         self.log.row(Kind.ALARM, -1, -1, self.model.version, reason=name)
         self._answer(self._strategy.alarm(name), -1, -1, 0)
-
-    def _crowd_in(self, client: int, *, lost: bool) -> None:
-        """Count one more landing of this instant: an error where time does not advance and no stop rule would end it."""
-        self._events += 1
-        count = self._crowd[client] = self._crowd.get(client, 0) + 1
-        stops = self.world.stops
-        uncounted = stops.max_versions is None and stops.max_updates is None
-        endless = (lost or stops.max_updates is None) and self._events >= _SAME_INSTANT_LIMIT
-        if (uncounted and count >= _SAME_CLIENT_LIMIT) or endless:
-            raise not_advancing(client, count, self.now, lost=lost)
 
     # ---- what a reply asks for
 
@@ -362,20 +327,18 @@ class Engine:
     def _abandon(self, client: int, job: int) -> None:
         """Write the row of an abandoned round; raises ``StalledError`` where no round ever ends otherwise."""
         self.log.row(Kind.ABANDON, client, job, self.model.version)
-        self._abandoned += 1
-        if self._abandoned >= _ABANDONED_LIMIT and self.world.stops.max_ticks is None:
-            raise abandoned_for_ever(self._abandoned, self.now)
+        self._still.abandon(self.now)
 
     def _publish(self, reply: Reply, client: int, job: int) -> None:
         version, buffers = self.model.version + 1, self.model.buffers
         if buffers:
             buffers = self.statistics.averaged(self.world, buffers, reply.shares)
-        self.model = Model(version, reply.params, buffers)
-        self._view.moved(self.model)
+        self.model = self._view.model = model = new(Model, (version, reply.params, buffers))
         self.ledger.publish()
-        self._abandoned = self._rejected = 0
+        self._still.abandoned = self._still.rejected = 0
         self.log.publish(client, job, version, reply.scale)
-        self._evaluator.published(self.model)
+        if self._evaluates:
+            self._evaluator.published(model)
 
     def _set_alarm(self, alarm: Alarm) -> None:
         self._alarms.pop(alarm.name, None)

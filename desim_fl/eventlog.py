@@ -18,7 +18,22 @@ import numpy as np
 
 from desim_fl import durable, records
 from desim_fl.errors import CheckpointError
-from desim_fl.records import ARRIVE, DISPATCH, FIRST, KIND_NAMES, LEG, LEGS, PACK, PUBLISH, ROW, SECOND, Column, Kind
+from desim_fl.records import (
+    ARRIVE,
+    DISPATCH,
+    FIRST,
+    KIND_NAMES,
+    LEG,
+    LEGS,
+    PACK,
+    PACK_PUBLISH,
+    PACK_ROW,
+    PUBLISH,
+    ROW,
+    SECOND,
+    Column,
+    Kind,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -179,7 +194,7 @@ class EventLog:
     def publish(self, client: int, job: int, version: int, scale: float | None) -> None:
         """A new version is in force."""
         what, scale = (PUBLISH, 0.0) if scale is None else (PUBLISH | FIRST, scale)
-        self._records.append(PACK(what, self._block, client, job, version, -1, 0, 0, 0, 0, 0, 0, 0, scale, 0.0))
+        self._records.append(PACK_PUBLISH(what, self._block, client, job, version, -1, scale))
 
     def row(
         self,
@@ -192,7 +207,7 @@ class EventLog:
         size: int = 0,
     ) -> None:
         """Anything else, with the reason if there is one, and the bytes it moved."""
-        self._records.append(PACK(kind, self._block, client, job, version, staleness, 0, 0, size, 0, 0, 0, 0, 0.0, 0.0))
+        self._records.append(PACK_ROW(kind, self._block, client, job, version, staleness, size))
         self.say("reason", reason)
 
     def say(self, name: str, text: str | None) -> None:
@@ -243,7 +258,7 @@ class EventLog:
         rows = found.rows
         rows["seq"] = np.arange(self._seq, self._seq + len(rows), dtype=np.uint64)
         self._seq += len(rows)
-        self._hash.update(rows.tobytes())
+        self._hash.update(rows.view(np.uint8).data)
         if self._sink is None:
             return
         placed = {name: {int(found.records[at]): text for at, text in column.items()} for name, column in texts.items()}

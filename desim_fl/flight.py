@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 LEG_END, ARRIVAL, LEAVE, COME, ALARM, EVALUATION, END = 0, 1, 2, 3, 4, 5, 6
 NUMBER_BITS = 48
 BETWEEN = 1 << (NUMBER_BITS - 1)  # added to a number of class 0: behind all ends of legs of the instant
+_LANDING = ARRIVAL << NUMBER_BITS
 
 
 class Pace(NamedTuple):
@@ -79,8 +80,7 @@ class Flying(simpy.Event):
     ) -> None:
         self.callbacks = handlers
         self.job, self.trip, self.left, self.steps, self.ends, self.lost = job, trip, left, steps, ends, lost
-        key = (ARRIVAL << NUMBER_BITS) | job[0] if key is None else key
-        env.schedule(self, key, ends - now)  # pyright: ignore[reportArgumentType]
+        env.schedule(self, _LANDING | job.id if key is None else key, ends - now)  # pyright: ignore[reportArgumentType]
 
     def forget(self) -> None:
         """Be no event any more: what ends otherwise stays in SimPy's queue until its instant, but holds no version."""

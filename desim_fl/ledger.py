@@ -75,22 +75,26 @@ class Ledger:
         """Add what the log says, and raise ``LawError`` where its versions and staleness contradict each other."""
         kind, version, staleness = batch.kind, batch.records["version"], batch.records["staleness"]
         sent, came = kind == Kind.DISPATCH, kind == Kind.ARRIVE
-        landed = came | (kind == Kind.LOSE) | (kind == Kind.CANCEL)
+        landed = came
+        if batch.has((Kind.LOSE, Kind.CANCEL)):
+            landed = came | (kind == Kind.LOSE) | (kind == Kind.CANCEL)
         flying = self.logged_in_flight + np.cumsum(sent.astype(np.int64) - landed)
         born = batch.versions[:-1] - version  # an older start is born with that age
         self.aged += int(flying[kind == Kind.PUBLISH].sum() + born[sent].sum())
         self.settled_staleness += int(staleness[landed].sum())
         self.base_versions += int(version[sent].sum() - (version - staleness)[landed].sum())
         self.logged_in_flight += int(sent.sum() - landed.sum())
-        self.bytes_down += int(batch.records["bytes"][sent | np.isin(kind, OTHERS_DOWN)].sum())
-        self.bytes_up += int(batch.records["bytes"][came | np.isin(kind, OTHERS_UP)].sum())
+        down = sent | np.isin(kind, OTHERS_DOWN) if batch.has(OTHERS_DOWN) else sent
+        self.bytes_down += int(batch.records["bytes"][down].sum())
+        up = came | np.isin(kind, OTHERS_UP) if batch.has(OTHERS_UP) else came
+        self.bytes_up += int(batch.records["bytes"][up].sum())
         for name, counted in (
             ("retries", Kind.RETRY),
             ("overdue", Kind.OVERDUE),
             ("late", Kind.LATE),
             ("duplicates", Kind.DUPLICATE),
         ):
-            setattr(self, name, getattr(self, name) + int((kind == counted).sum()))
+            setattr(self, name, getattr(self, name) + batch.counts[counted])
         ages = self.settled_staleness + self.logged_in_flight * int(batch.versions[-1]) - self.base_versions
         if self.aged != ages:
             self._violated("staleness of landed jobs + ages in flight = jobs in flight summed over publishes")

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -71,6 +71,8 @@ ROW = np.dtype(
 # nth in a dispatch, examples in an arrival; the legs (``wait`` -1 where there is none) are those of the trip, upload
 # in arrivals only; ``first`` is lr, weight or scale, ``second`` the loss.
 PACK = struct.Struct("<13q2d").pack
+PACK_PUBLISH = struct.Struct("<6q56xd8x").pack  # the same without what is 0 in it
+PACK_ROW = struct.Struct("<6q16xq48x").pack
 _WHOLE = [
     "what",
     "block",
@@ -111,17 +113,25 @@ class Column(NamedTuple):
 
 
 class Batch:
-    """Records between two settlements, unpacked: the tick of each, and where its block ends."""
+    """Records between two settlements, in columns; with the tick of each, where its block ends, and counts by kind."""
 
     def __init__(self, packed: Sequence[bytes], ticks: Sequence[int], version: int) -> None:
-        self.records = np.frombuffer(b"".join(packed), RECORD)
-        what, block = self.records["what"], self.records["block"]
-        self.kind: Whole = what & _KIND
+        names = RECORD.names or ()
+        fields = np.frombuffer(b"".join(packed), "<i8").reshape(-1, len(names))  # each has eight bytes
+        columns = np.ascontiguousarray(fields.T)  # once, for those who look at one field after another
+        self.records = {name: column.view(RECORD[name]) for name, column in zip(names, columns, strict=True)}
+        block = self.records["block"]
+        self.kind: Whole = self.records["what"] & _KIND
+        self.counts: list[int] = np.bincount(self.kind, minlength=len(Kind)).tolist()
         self.ticks: Whole = np.array(ticks, np.int64)[block]
-        self._ends = np.searchsorted(block, np.arange(len(ticks)), side="right")
-        published = np.flatnonzero(self.kind == PUBLISH)
-        steps = np.searchsorted(published, np.arange(len(what) + 1))  # publishes above each place
-        self.versions: Whole = np.concatenate([[version], self.records["version"][published]])[steps]
+        self._ends = np.cumsum(np.bincount(block, minlength=len(ticks)))
+        published = self.kind == PUBLISH
+        above = np.concatenate([[0], np.cumsum(published)])  # publishes above each place
+        self.versions: Whole = np.concatenate([[version], self.records["version"][published]])[above]
+
+    def has(self, kinds: Iterable[Kind]) -> bool:
+        """Whether there is a record of one of these kinds."""
+        return any(self.counts[kind] for kind in kinds)
 
     def end_of_block(self, block: Whole) -> Whole:
         """Return how many records stand up to the end of these blocks."""
@@ -130,7 +140,7 @@ class Batch:
     def legs(self) -> NDArray[np.void]:
         """Ends of the legs of the jobs dispatched here, ordered by job and kind."""
         sent = np.flatnonzero(self.records["what"] & LEGS)
-        trips = self.records[sent]
+        trips = {name: self.records[name][sent] for name in ("block", "client", "job", "download", "wait", "compute")}
         waits = trips["wait"] >= 0
         downloaded = self.ticks[sent] + trips["download"]
         started = downloaded + np.where(waits, trips["wait"], 0)
@@ -186,7 +196,7 @@ def placed(batch: Batch, legs: NDArray[np.void]) -> Placed:
     place = np.maximum(np.searchsorted(batch.ticks, legs["tick"]), legs["floor"])
     order = _order(legs, place)
     legs, place = legs[order], place[order]
-    numbers = np.arange(len(batch.records))
+    numbers = np.arange(len(batch.kind))
     of_records = numbers + np.searchsorted(place, numbers, side="right")
     of_legs = np.arange(len(legs)) + place
     rows = np.empty(len(legs) + len(numbers), ROW)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 
-from desim_fl.draws import Purpose, block, blocks
+from desim_fl.draws import Purpose, blocks
 from desim_fl.errors import RefusedError, ScenarioError
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ class _Words:
     """Draws of 1,024 dispatch numbers at a time: a memo of a pure function, not state."""
 
     seed: int
-    _memo: tuple[int, list[list[int]]] = field(default=(-1, []), repr=False)
+    _memo: dict[int, tuple[int, list[list[int]]]] = field(default_factory=dict, repr=False)  # by group of four tries
     firsts: tuple[int, int, list[list[int]]] = field(default=(-1, 0, []), repr=False)  # of the block asked for last
     _ranks: tuple[int, list[int]] = field(default=(-1, []), repr=False)
 
@@ -95,16 +95,15 @@ class _Words:
         return blocks(self.seed, Purpose.SELECTION, 0, np.arange(first, first + ROWS), group)
 
     def tries(self, number: int) -> Iterator[int]:
-        """All sixteen words of a dispatch number; those beyond the fourth are seldom needed and made one by one."""
+        """All sixteen words of a dispatch number; those beyond the fourth are seldom needed."""
         place = number % ROWS
-        first, rows = self._memo
-        if number - place != first:
-            first = number - place
-            rows = self._block(first, 0).tolist()
-            self._memo = first, rows
-        yield from rows[place]
-        for group in range(1, TRIES // 4):
-            yield from block(self.seed, Purpose.SELECTION, 0, number, group)
+        for group in range(TRIES // 4):
+            first, rows = self._memo.get(group, (-1, []))
+            if number - place != first:
+                first = number - place
+                rows = self._block(first, group).tolist()
+                self._memo[group] = first, rows
+            yield from rows[place]
 
     def name(self, number: int, size: int) -> tuple[int, int, list[list[int]]]:
         """Whom the first four words of each dispatch number in the block of ``number`` name among ``size`` clients."""

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 _CHUNK = 1 << 16  # clients whose constants are drawn at once: bounds the memory on the way
 _WINDOW = 256  # neighbours whose trips are drawn together
-_SHORTEST, _LONGEST = 4, 256  # trips of a client drawn ahead; as many as it has made already, within these bounds
+_SHORTEST, _LONGEST = 8, 64  # trips of a client drawn ahead; as many as it has made already, within these bounds
 _ROWS = 4096  # trips drawn in one go: more do not stay in the processor's cache
 _AHEAD = 1 << 18  # trips held ahead, over all clients; where that is too few for each, the desk foretells who leaves
 _EXACT = 2.0**53  # whole numbers below it are exact as floats
@@ -121,16 +121,16 @@ class JobDraws:
         """Every law's values for jobs of these clients, bit for bit those of :meth:`values`."""
         if not any(self._slots):
             return {}
-        drawn = draws.uniforms(draws.blocks(self.seed, Purpose.JOB, self._key(clients), nths, 0))
+        drawn = draws.blocks(self.seed, Purpose.JOB, self._key(clients), nths, 0)
         if self.classes is None:
-            return {slot: law.at(np.ascontiguousarray(drawn[:, slot])) for slot, law in self._slots[0]}
+            return {slot: law.at(draws.uniforms(drawn[:, slot])) for slot, law in self._slots[0]}
         found: dict[JobSlot, NDArray[np.float64]] = {}
         mine = self.classes[clients]
         for number, slots in enumerate(self._slots):
             those = mine == number
             for slot, law in slots:
                 column = found.setdefault(slot, np.ones(len(clients)))
-                column[those] = law.at(np.ascontiguousarray(drawn[those, slot]))
+                column[those] = law.at(draws.uniforms(drawn[those, slot]))
         return found
 
     def _key(self, clients: NDArray[np.int64]) -> NDArray[Any]:
@@ -259,7 +259,7 @@ class DrawnTrips:
         self._ahead = dict(zip(clients, ahead, strict=False))
 
     def _draw_ahead(self, client: int, nth: int, steps: int) -> Ahead:
-        """Draw trips of this client from ``nth`` on, and of those neighbours that have used up half of theirs."""
+        """Draw trips of this client from ``nth`` on, and of those neighbours that have used up three quarters of theirs."""
         start = client - client % _WINDOW
         window = range(start, min(start + _WINDOW, self._clients))
         firsts = {other: first for other in window if (first := self._lacks(other)) is not None} | {client: nth}
@@ -277,12 +277,12 @@ class DrawnTrips:
         return self._ahead[client]
 
     def _lacks(self, client: int) -> int | None:
-        """From which job on a client's trips are to be drawn; ``None`` while half of what was drawn ahead is left."""
+        """From which job on a client's trips are to be drawn; ``None`` while over a quarter of what was drawn is left."""
         ahead = self._ahead.get(client)
         if ahead is None:
             return 0
         left = length_hint(ahead.trips)
-        return ahead.end - left if 2 * left <= min(ahead.end, self._longest) else None
+        return ahead.end - left if 4 * left <= min(ahead.end, self._longest) else None
 
     def _steps(self, client: int, otherwise: int) -> int:
         """Steps of a client's next jobs: as before, or else as usual, or else as those of who asks now."""

@@ -72,17 +72,18 @@ class Usage:
 
     def tally(self, batch: Batch) -> None:
         """Count the dispatches and arrivals of a batch of the log."""
-        sent, came = (batch.records[batch.kind == kind] for kind in (Kind.DISPATCH, Kind.ARRIVE))
-        self._open(sent["client"])
-        self._add(sent["client"], {"dispatches": 1, "bytes_down": sent["bytes"]})
-        legs = {leg: came[leg] for leg in LEGS}
-        self._add(came["client"], {"arrivals": 1, "steps": came["steps"], "bytes_up": came["bytes"], **legs})
+        told = batch.records
+        sent, came = (np.flatnonzero(batch.kind == kind) for kind in (Kind.DISPATCH, Kind.ARRIVE))
+        self._open(told["client"][sent])
+        self._add(told["client"][sent], {"dispatches": 1, "bytes_down": told["bytes"][sent]})
+        amounts = {name: told[name][came] for name in ("steps", *LEGS)}
+        self._add(told["client"][came], {"arrivals": 1, "bytes_up": told["bytes"][came], **amounts})
         for name, kinds in (("bytes_down", records.OTHERS_DOWN), ("bytes_up", records.OTHERS_UP)):
-            also = batch.records[np.isin(batch.kind, kinds)]
-            self._add(also["client"], {name: also["bytes"]})
-        values, counts = np.unique(came["staleness"], return_counts=True)
+            if batch.has(kinds):
+                also = np.isin(batch.kind, kinds)
+                self._add(told["client"][also], {name: told["bytes"][also]})
+        values, counts = np.unique(told["staleness"][came], return_counts=True)
         self.staleness.update(dict(zip(values.tolist(), counts.tolist(), strict=True)))
-
         self._fold()
 
     def spend(self, flying: Flying, now: int) -> None:

@@ -21,26 +21,22 @@ def _seen(path: str, doc: str) -> Any:
 
 
 class LiveView:
-    """``core.View`` on a running engine, which tells it of every new version through ``moved``."""
+    """``core.View`` on a running engine, which sets ``model`` to the version in force."""
 
-    __slots__ = ("_caches", "_clients", "_model", "_world", "flying")
+    __slots__ = ("_caches", "_clients", "_world", "flying", "model")
 
     def __init__(self, world: World, flights: Mapping[int, Flying], caches: Mapping[int, Any]) -> None:
         self._caches = caches
-        self._world, self._model, self._clients = world, world.model, len(world.sizes)
-        self.flying: Mapping[int, Flight] = FlightView(flights, lambda: self._model.version)
-
-    def moved(self, model: Model) -> None:
-        """Take note of the version now in force."""
-        self._model = model
+        self._world, self._clients = world, len(world.sizes)
+        self.model: Model = world.model
+        self.flying: Mapping[int, Flight] = FlightView(flights, lambda: self.model.version)
 
     def cache(self, client: int) -> Any:
         """Return what the strategy last asked the engine to keep for a client."""
         return self._caches.get(client)
 
-    model: Model = _seen("_model", "The version in force.")
-    version: int = _seen("_model.version", "Its number.")
-    params: Params = _seen("_model.params", "Its parameters.")
+    version: int = _seen("model.version", "Number of the version in force.")
+    params: Params = _seen("model.params", "Its parameters.")
     clients: int = _seen("_clients", "How many clients there are.")
     sizes: Sequence[int] = _seen("_world.sizes", "Training examples by client.")
     groups: Mapping[str, Sequence[int]] = _seen("_world.groups", "Named groups of clients.")

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import subprocess
 import sys
+import weakref
 from typing import NamedTuple
 
 import numpy as np
@@ -242,3 +244,18 @@ def test_a_kill_while_writing_leaves_the_old_file(tmp_path):
         if done.returncode == 0:
             break
     assert seen == {(-9, b"old"), (-9, b"new"), (0, b"new")}
+
+
+def test_rs_01_what_was_encoded_or_decoded_is_let_go_at_once():
+    """Neither an encoder nor a decoder is in a cycle: the tensors it saw die with their last user, without a collection; CASES RS-01."""
+    mine = {"state": (torch.zeros(3), [Buffer(torch.ones(2))]), "array": np.arange(3.0)}
+    content = checkpoint.encoded(mine)
+    gc.disable()
+    try:
+        checkpoint.encoded(mine)
+        theirs = checkpoint.decoded(content)
+        seen = [weakref.ref(value) for each in (mine, theirs) for value in (each["state"][0], each["array"])]
+        del mine, theirs
+        assert [reference() for reference in seen] == [None] * 4
+    finally:
+        gc.enable()

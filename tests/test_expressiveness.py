@@ -8,7 +8,7 @@ import pytest
 from test_random_worlds import engine_of
 from worlds import Plain, ScriptedTrips, play
 
-from desim_fl import engine
+from desim_fl import standstill
 from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment
 from desim_fl.core import Alarm, Model, Reply, Send, Stop, Work
@@ -385,7 +385,7 @@ def test_an_alarm_that_can_never_ring_is_an_error(after_s):
 
 def test_an_alarm_that_rings_for_ever_in_one_instant_is_an_error(monkeypatch):
     """An alarm that sets itself again without delay would hold the clock: a named error instead; CASES EV-02."""
-    monkeypatch.setattr(engine, "_SAME_INSTANT_LIMIT", 500)
+    monkeypatch.setattr(standstill, "_SAME_INSTANT_LIMIT", 500)
 
     class Restless(Plain):
         def start(self, view):

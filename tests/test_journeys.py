@@ -448,6 +448,6 @@ def test_littles_law_in_any_weather():
 
 def test_a_run_in_which_nothing_ever_arrives_is_an_error(monkeypatch):
     """A timeout shorter than any job, and only a number of updates to stop at: a named error instead of an endless run."""
-    monkeypatch.setattr("desim_fl.engine._SAME_INSTANT_LIMIT", 500)
+    monkeypatch.setattr("desim_fl.standstill._SAME_INSTANT_LIMIT", 500)
     with pytest.raises(StalledError, match=r"500 jobs in a row were lost .the last one: timeout"):
         play(ScriptedTrips([10] * 3), perils=perils(timeout=4 * S), concurrency=1)

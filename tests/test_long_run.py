@@ -27,20 +27,22 @@ def small():
 
 def test_a_long_run_stays_small(small, tmp_path):
     """Memory, segments and page of 6,000 updates are bounded, and a second run in this process is a fresh one; CASES RS-01, RP-01."""
-    found = long_run.long(tmp_path / "long", 6000)
+    found = long_run.long(tmp_path / "long", 6000, looks=25)
     assert long_run.faults(found, SEGMENT) == []
     assert len(found.segments) > 10
     assert found.shares == [0.2, 0.4, 0.6, 0.8, 1.0]
-    second = long_run.long(tmp_path / "second", 300)
+    second = long_run.long(tmp_path / "second", 300, looks=5)
     assert second.hashes == long_run.fresh(tmp_path, 300, "scalar")
 
 
 def test_what_grows_is_told():
     """The judge of long runs sees memory, segments, pages and bars that are not right."""
-    sound = long_run.Long([100.0, 105.0], [0.5, 1.0], [SEGMENT, 7], 1000, 0, {})
+    level = [90.0] * 40 + [100.0, 130.0] * 10 + [104.0, 140.0] * 20
+    sound = long_run.Long(level, [1000] * 100, [0.5, 1.0], [SEGMENT, 7], 1000, 0, {})
     assert long_run.faults(sound, SEGMENT) == []
     for change, said in (
-        ({"megabytes": [100.0, 111.0]}, "memory grew"),
+        ({"megabytes": level[:-20] + [106.0] * 20}, "memory grew from 100.0 to 106.0 MiB"),
+        ({"blocks": [1000] * 80 + [1051] * 20}, "memory grew from 1000 to 1051 blocks"),
         ({"segments": [SEGMENT - 1, 7]}, "segments"),
         ({"segments": [SEGMENT, SEGMENT + 1]}, "segments"),
         ({"page_bytes": 5_000_001}, "page"),

@@ -20,6 +20,7 @@ from training_world import BLOBS, PARTS, blob_task, job_of
 import scenarios
 from desim_fl import datasets, eventlog, rundir
 from desim_fl.build import build
+from desim_fl.checkpointing import Keeper, identity
 from desim_fl.engine import Engine
 from desim_fl.eventlog import EventLog, ParquetSink
 from desim_fl.executors.inline import InlineExecutor
@@ -77,13 +78,8 @@ def held_by_pending(engine: Engine) -> int:
     return len(evaluator._pending) + sum(not entry[3].ready() for entry in evaluator._waiting)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize(("executor", "updates"), [("inline", 2000), ("threads", 2000), ("pool", 600)])
-def test_rs_01_no_more_versions_live_than_something_needs(tmp_path, monkeypatch, strategy, executor, updates):
-    """Before every arrival live versions are at most those in flight + 1 + pending evaluations (and version 0, the task's own)."""
-    choose = [f'executor.name="{executor}"', f"run.max_updates={updates}"]
-    choose += ["executor.workers=2"] if executor != "inline" else []
-    session = session_of(tmp_path, *choose, strategy=strategy)
+def most_beyond_need(session: Session, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Play; how many more versions lived, at most, than are in flight, in force or pending evaluation (version 0 is the task's own)."""
     engine, versions, worst = session.engine, [], 0
     step = engine._env.step
 
@@ -106,9 +102,32 @@ def test_rs_01_no_more_versions_live_than_something_needs(tmp_path, monkeypatch,
         session.play()
     finally:
         gc.enable()
-    assert engine.model.version > updates // 12
+    return worst
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("executor", "updates"), [("inline", 2000), ("threads", 2000), ("pool", 600)])
+def test_rs_01_no_more_versions_live_than_something_needs(tmp_path, monkeypatch, strategy, executor, updates):
+    """Before every arrival live versions are at most those in flight + 1 + pending evaluations (and version 0, the task's own)."""
+    choose = [f'executor.name="{executor}"', f"run.max_updates={updates}"]
+    choose += ["executor.workers=2"] if executor != "inline" else []
+    session = session_of(tmp_path, *choose, strategy=strategy)
+    worst = most_beyond_need(session, monkeypatch)
+    assert session.engine.model.version > updates // 12
     cancelled = {"inline": 0, "threads": 2, "pool": 4}[executor] if strategy == "fedavg" else 0  # that workers are at
     assert worst <= cancelled
+
+
+@pytest.mark.parametrize(("strategy", "executor"), [("fedasync", "threads"), ("fedbuff", "inline")])
+def test_rs_01_checkpoints_and_evaluations_hold_no_version_longer(tmp_path, monkeypatch, strategy, executor):
+    """With a checkpoint every 7 versions and an evaluation every 3 beside training, no version lives that nothing needs."""
+    choose = [f'executor.name="{executor}"', "run.max_updates=400", "run.eval_every_versions=3"]
+    choose += ["checkpoint.every_versions=7"] + (["executor.workers=2"] if executor != "inline" else [])
+    session = session_of(tmp_path, *choose, out=tmp_path / "run", strategy=strategy)
+    session.keeper = Keeper(session.built, tmp_path / "run", identity(session.built, {}))
+    assert most_beyond_need(session, monkeypatch) == 0
+    assert session.keeper.count >= session.engine.model.version // 8  # one is kept when its instant is over
+    assert len(session.evaluations) >= session.engine.model.version // 3
 
 
 def resident() -> int:

@@ -26,12 +26,12 @@ class NullExecutor:
 
     def collect(self, job: Job, steps: int) -> Outcome:
         """Return an outcome without values."""
-        examples = self.sizes[job.client]
-        outcome = self._outcomes.get((examples, steps))
-        if outcome is None:
-            outcome = Outcome(Null, examples=int(examples), steps=steps, loss=Null, extra=Null)
-            self._outcomes[examples, steps] = outcome
-        return outcome
+        kind = self.sizes[job.client], steps
+        try:
+            return self._outcomes[kind]
+        except KeyError:
+            self._outcomes[kind] = Outcome(Null, examples=int(kind[0]), steps=steps, loss=Null, extra=Null)
+            return self._outcomes[kind]
 
     def stopped(self, job: Job, steps: int) -> bool:
         """Nothing stops of itself."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 import tomllib
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from desim_fl.errors import ScenarioError
@@ -67,6 +68,7 @@ def parse(setting: str) -> tuple[tuple[str, ...], Any]:
     return path, _value(match.group(2).strip())
 
 
+@lru_cache(maxsize=1024)
 def path_of(text: str) -> tuple[str, ...]:
     """Read a dotted TOML key. Raises ScenarioError for what is none."""
     path: list[str] = []

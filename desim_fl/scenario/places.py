@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import re
 import tomllib
+from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -130,12 +132,13 @@ class _Scan:
             self.open = [loc]
 
 
-def lines(text: str) -> dict[Loc, int]:
+@lru_cache(maxsize=4)
+def lines(text: str) -> Mapping[Loc, int]:
     """Map every table and key of a valid TOML text to its line, from 1; tables to that of their header."""
     scan = _Scan()
     for token in tokens(text):
         scan.step(token)
-    return scan.lines
+    return MappingProxyType(scan.lines)
 
 
 class Places(NamedTuple):

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from desim_fl.core import Reply, Send
+from desim_fl.core import Reply, Send, applied
 from desim_fl.draws import Purpose, word
 from desim_fl.strategies.options import one_of, require
 from desim_fl.strategies.staleness import Staleness, named
 
 if TYPE_CHECKING:
-    from desim_fl.core import Loss, Model, Params, Update, View
+    from desim_fl.core import Loss, Model, Update, View
 
 
 class Replay(NamedTuple):
@@ -67,12 +67,17 @@ class FedAsync:
 
     def arrive(self, state: Replay | None, view: View, update: Update) -> tuple[Replay | None, Reply]:
         """Mix the update in and publish."""
-        share = self.alpha * self.weigh(update.staleness) * update.counts
-        require(0 <= share <= 1, "alpha * s(tau)", share, "must lie in [0, 1], else the model runs away")
-        reply = Reply(params=view.params, shares=(), weight=0.0, scale=1.0)
-        if update.finite:
-            params = self._mix(view.params, update, share)
-            reply = Reply(params=params, shares=((update.job.id, share),), weight=share, scale=1.0)
+        job, outcome, staleness, finite, _ = update
+        share = self.alpha * self.weigh(staleness) if finite else 0.0
+        if not 0 <= share <= 1:
+            require(False, "alpha * s(tau)", share, "must lie in [0, 1], else the model runs away")  # noqa: FBT003
+        if not finite:
+            reply = applied(view.params, (), 0.0, 1.0)
+        elif self.mixing == "delta":
+            reply = applied(view.params + share * update.delta, ((job.id, share),), share, 1.0)
+        else:  # not x + a (x_new - x): in floats that is not x_new where a = 1
+            params = (1.0 - share) * view.params + share * outcome.params
+            reply = applied(params, ((job.id, share),), share, 1.0)
         if state is None:
             return state, reply
         return self._draw(Replay(state.sent, (*state.older, view.model)), reply)
@@ -84,12 +89,6 @@ class FedAsync:
         tau = min(word(self.seed, Purpose.SAMPLED_STALENESS, 0, state.sent, 0) * (most + 1) >> 32, len(older))
         start = older[-tau] if tau else None
         return Replay(state.sent + 1, older), reply._replace(sends=(Send(start=start),))
-
-    def _mix(self, params: Params, update: Update, share: float) -> Params:
-        if self.mixing == "delta":
-            return params + share * update.delta
-        # Not x + a (x_new - x): in floats that is not x_new where a = 1.
-        return (1.0 - share) * params + share * update.outcome.params
 
     def lose(self, state: Replay | None, view: View, loss: Loss) -> tuple[Replay | None, Reply]:  # noqa: ARG002
         """Let the engine refill the slot; in a replay draw the next job."""
