@@ -59,7 +59,6 @@ FLOORS: dict[str, tuple[int, set[str]]] = {
     "service": (2, set()),
     "server": (3, set()),
     "opening": (3, set()),
-    "backlog": (3, set()),
     "premises": (3, set()),
     "partitions": (2, {"numpy"}),
     "population": (2, {"numpy"}),
@@ -159,10 +158,8 @@ WITHIN = {
     "service": {"durations"},
     "server": {"flight"},
     "opening": {"dispatch", "flight"},
-    "backlog": {"flight"},
     "premises": {
         "absences",
-        "backlog",
         "dispatch",
         "journeys",
         "loads",
