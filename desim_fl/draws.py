@@ -48,6 +48,7 @@ class Purpose(IntEnum):
     OPEN_ARRIVAL = 17  # client 0, nth = arrival, slot 0: the gap before it
     SAMPLED_STALENESS = 18  # FedAsync's, client 0, nth = number of the send
     CONTACT = 19  # whom a polling server asks: client 0, nth = number of the contact, slot = place among those asked
+    LINK_NOISE = 20  # a client's own links: nth = fixed window of time, slot 0 = down, 1 = up
 
 
 class ClientSlot(IntEnum):

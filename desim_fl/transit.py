@@ -71,7 +71,7 @@ class Transit:
     @property
     def roads(self) -> list[Road]:
         """The directions that are shared."""
-        return [road for road in (self._down, self._up) if road is not None]
+        return [road for road in (self._down, self._up) if road is not None and road.way.common]
 
     # ---- setting out
 
