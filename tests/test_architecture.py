@@ -178,7 +178,7 @@ WITHIN = {
     "view": {"flight", "world"},
     "usage": {"flight"},
     "meter": {"sharing"},
-    "network": {"meter", "sharing"},
+    "network": {"durations", "meter", "sharing"},
     "recall": {"absences", "flight"},
     "evaluation": {"flight", "world"},
     "dispatch": {"world"},

@@ -40,7 +40,10 @@ def test_a_transfer_goes_on_at_the_rate_of_each_window():
     """800 bits at 400 bit/s times 1, 1/2, 2: 400 in the first second, 200 in the second, the last 200 in a quarter of one."""
     way = Way(None, rates=[0.0004], noise=Scripted([[1.0, 0.5, 2.0]]))  # type: ignore[arg-type]
     played = play(
-        ScriptedTrips([1.0], contended=True), shared=SharedWays(egress=way), concurrency=1, stops=StopRules(max_updates=1)
+        ScriptedTrips([1.0], contended=True),
+        shared=SharedWays(egress=way),
+        concurrency=1,
+        stops=StopRules(max_updates=1),
     )
     assert [row[:2] for row in played.rows("downloaded", "arrive")] == [(2.25, "downloaded"), (3.25, "arrive")]
     assert played.engine.roads == []  # nothing is shared: no table of links
@@ -94,14 +97,17 @@ def planned(tmp_path, *keys):
 def test_noise_that_changes_nothing_is_none(tmp_path):
     """A factor of 1 for ever, and a server's link so wide that nobody feels it: the timeline of links of one's own, in any trouble."""
     private = planned(tmp_path, *LINKS, *TROUBLE)
-    assert planned(tmp_path, *LINKS, *TROUBLE, "network.noise_factor=1.0")["timeline_sha256"] == (
-        private["timeline_sha256"]
+    assert (
+        planned(tmp_path, *LINKS, *TROUBLE, "network.noise_factor=1.0")["timeline_sha256"]
+        == (private["timeline_sha256"])
     )
     wide = ("network.server_ingress_mbps=1000", "network.server_egress_mbps=1000")
     assert planned(tmp_path, *LINKS, *TROUBLE, *wide)["timeline_sha256"] == private["timeline_sha256"]
     half = planned(tmp_path, *LINKS, *TROUBLE, "network.noise_factor=0.5")
     slow = ("network.latency_s=0.05", "network.down_mbps=0.0005", "network.up_mbps=0.00025")
-    assert half["timeline_sha256"] == planned(tmp_path, *slow, *TROUBLE)["timeline_sha256"] != private["timeline_sha256"]
+    assert (
+        half["timeline_sha256"] == planned(tmp_path, *slow, *TROUBLE)["timeline_sha256"] != private["timeline_sha256"]
+    )
 
 
 def test_a_noisy_run_keeps_the_laws(tmp_path):

@@ -263,7 +263,9 @@ def test_the_digest_tells_means_and_what_is_only_a_bound(tmp_path: Path) -> None
     mean, sd = runs["loss"].mean(), runs["loss"].std()
     assert lines[8].startswith("| 1 · FedAsync | 2 | 2/2 | 0 ± 0 | 0 ± 0 |")
     assert f"| {mean:.4g} ± {sd:.2g} |" in lines[8]
-    assert "| 1 · FedBuff | 1 · FedAsync | Updates received to the target | 2 | \N{EN DASH} |" in lines  # of zeros there is no ratio
+    assert (
+        "| 1 · FedBuff | 1 · FedAsync | Updates received to the target | 2 | \N{EN DASH} |" in lines
+    )  # of zeros there is no ratio
     variant, against, short = "1 · FedBuff", "1 · FedAsync", {("1 · FedBuff", "time_to_target_s")}
     row = {
         "variant": variant,
