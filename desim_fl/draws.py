@@ -49,6 +49,7 @@ class Purpose(IntEnum):
     SAMPLED_STALENESS = 18  # FedAsync's, client 0, nth = number of the send
     CONTACT = 19  # whom a polling server asks: client 0, nth = number of the contact, slot = place among those asked
     HELD_OUT = 20  # which of its samples a client keeps back, nth 0
+    LINK_NOISE = 21  # a client's own links: nth = fixed window of time, slot 0 = down, 1 = up
 
 
 class ClientSlot(IntEnum):

@@ -11,7 +11,7 @@ from desim_fl import durations
 from desim_fl.devices import JOB, SAMPLE, STEP, Devices, Samples, assigned
 from desim_fl.draws import ClientSlot
 from desim_fl.energy import POWERS, PRICES, Tariff
-from desim_fl.network import Links, SharedWays, Way, bits_a_second, regions
+from desim_fl.network import Links, Noise, SharedWays, Way, bits_a_second, regions
 from desim_fl.service import OpenLaw, ServiceLaw
 from desim_fl.ticks import scaled, to_ticks
 from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_class, per_client
@@ -46,7 +46,7 @@ def trips(scenario: Scenario, people: Population, size_bytes: int, assignment: A
             latency_s=constants("network", "latency_s", ClientSlot.LATENCY),
             down_mbps=constants("network", "down_mbps", ClientSlot.DOWN_MBPS),
             up_mbps=constants("network", "up_mbps", ClientSlot.UP_MBPS),
-        ).sharing(down=network.shares_down, up=network.shares_up),
+        ).sharing(down=network.shares_down, up=network.shares_up, noisy=network.noise_factor is not None),
         devices=_devices(scenario, people, assignment, classes, constants),
         job_draws=JobDraws(seed, people.keys, job_laws[0], classes, () if classes is None else tuple(job_laws[1:])),
         delay_scale=scenario.run.delay_scale,
@@ -66,7 +66,7 @@ def typical_s(trips: DrawnTrips, steps: Sequence[int]) -> NDArray[np.float64]:
         return np.array([otherwise if each is None else each.at(0.5) for each in laws])[mine]
 
     epochs = -(-amount // np.maximum(np.asarray(trips.epoch_steps, np.int64), 1))
-    down, up = trips.links.transfers(clients)
+    down, up = trips.links.usual_transfers(clients)
     latency = 2.0 * np.asarray(trips.links.latency_s) * median("latency_jitter_factor", 1.0)
     compute = trips.devices.computes_s(clients, amount) * median("jitter_factor", 1.0)
     return compute + epochs * median("epoch_idle_s", 0.0) + median("wait_s", 0.0) + latency + (down + up) / 1e6
@@ -114,21 +114,25 @@ def tariff(scenario: Scenario, devices: Devices) -> Tariff:
 
 
 def shared(scenario: Scenario, people: Population, links: Links) -> SharedWays | None:
-    """Return the links that transfers share; ``None`` where everybody has links of their own."""
+    """Return the links that transfers share, or that get better and worse; ``None`` where everybody has links of their own."""
     network, run = scenario.network, scenario.run
-    if not (network.shares_down or network.shares_up):
+    if not (links.shared_down or links.shared_up):
         return None
+    noise = (
+        None if network.noise_factor is None else (law(network.noise_factor), max(1, to_ticks(network.noise_window_s)))
+    )
     homes = None if network.region_shares is None else regions(network.region_shares, run.seed, people.keys)
 
-    def way(server: float | None, each: Sequence[float] | None, own: Sequence[float] | None) -> Way | None:
-        if server is None and each is None:
+    def way(server: float | None, each: Sequence[float] | None, own: Sequence[float] | None, slot: int) -> Way | None:
+        if server is None and each is None and (noise is None or own is None):
             return None
+        mine = None if noise is None or own is None else Noise(run.seed, people.keys, *noise, slot)
         regional = (None,) * len(network.region_shares or (1,)) if each is None else [bits_a_second(r) for r in each]
-        return Way(None if server is None else bits_a_second(server), regional, homes, own, run.delay_scale)
+        return Way(None if server is None else bits_a_second(server), regional, homes, own, run.delay_scale, mine)
 
     return SharedWays(
-        egress=way(network.server_egress_mbps, network.region_down_mbps, links.down_mbps),
-        ingress=way(network.server_ingress_mbps, network.region_up_mbps, links.up_mbps),
+        egress=way(network.server_egress_mbps, network.region_down_mbps, links.down_mbps, 0),
+        ingress=way(network.server_ingress_mbps, network.region_up_mbps, links.up_mbps, 1),
     )
 
 

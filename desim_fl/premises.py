@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl.absences import Absences
-from desim_fl.backlog import Backlogs
 from desim_fl.dispatch import Desk
 from desim_fl.journeys import Journeys
 from desim_fl.loads import roster
@@ -70,16 +69,13 @@ def _beyond(engine: Any, absences: Absences | None, received: Callable[[Any], No
     world = engine.world
     if leg_by_leg(world):
         return Transit(engine, absences, received)
-    if absences is not None:
-        return Journeys(engine, absences, received)
-    return Backlogs(engine) if world.client_queue > 1 else None
+    return None if absences is None else Journeys(engine, absences, received)
 
 
 def leg_by_leg(world: World) -> bool:
-    """Whether jobs must be played leg by leg: transfers share links, or two things that others decide come together."""
+    """Whether jobs must be played leg by leg: others decide on their ends, or training does while something befalls them."""
     troubled = world.availability is not None or world.perils is not None
-    several = (troubled, world.client_queue > 1, world.patience is not None)
-    return world.shared is not None or sum(several) > 1
+    return world.shared is not None or world.client_queue > 1 or (troubled and world.patience is not None)
 
 
 def open_up(engine: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from desim_fl.errors import RefusedError, RunError
+from desim_fl.errors import RunError
 from desim_fl.flight import Flying, curtailed, fate
 from desim_fl.records import Kind
 
@@ -26,8 +26,6 @@ class Recalls:
         flying = self._engine.flights.get(stop.job)
         if flying is None:
             raise RunError(f"the strategy stops job {stop.job}, which is not in flight")
-        if self._engine.world.client_queue > 1:
-            raise RefusedError("a strategy that stops jobs does not go with several jobs a client (client_queue)")
         if stop.how == "cancel":
             return self._cancel(flying)
         self._report_early(flying, stop.how)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from desim_fl.flight import LEG_END, Due
+from desim_fl.flight import BETWEEN, LEG_END, Due
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -25,7 +25,7 @@ DOWN, UP = "egress", "ingress"
 class Road:
     """One direction: its way, its link, and what watches that. ``through`` is called with whoever is through, by number."""
 
-    __slots__ = ("_alarm", "_env", "_on_it", "_through", "link", "meter", "name", "way")
+    __slots__ = ("_alarm", "_env", "_on_it", "_through", "_turn", "link", "meter", "name", "way")
 
     def __init__(self, env: simpy.Environment, name: str, way: Way, through: Callable[[Any], None]) -> None:
         self.name, self.way = name, way
@@ -35,12 +35,16 @@ class Road:
         self._env, self._through = env, through
         self._on_it: dict[int, Any] = {}
         self._alarm: Due | None = None
+        self._turn: Due | None = None  # of the windows of noise
 
     def enter(self, number: int, client: int, work: int, who: Any) -> None:
         """Begin a transfer, or go on with it: ``work`` in 2^-64 millionths of a bit."""
         self._on_it[number] = who
-        self.link.put(int(self._env.now), number, work, self.way.cap(client), self.way.region(client))
+        now = int(self._env.now)
+        self.link.put(now, number, work, self.way.cap_at(client, now), self.way.region(client))
         self._look_ahead()
+        if self.way.noise is not None and self._turn is None:
+            self._turn = Due(self._env, self._on_turn, None, LEG_END, BETWEEN - 2, self.way.noise.until(now) - now)
 
     def leave(self, number: int) -> int:
         """Break a transfer off, which makes room for the others at once; returns what it still had to carry."""
@@ -55,6 +59,18 @@ class Road:
         """What a transfer still has to carry."""
         self.link.advance(int(self._env.now))
         return self.link.left(number)
+
+    def _on_turn(self, _: Due) -> None:
+        """The next window of noise begins: everybody's link has another rate."""
+        noise, now = self.way.noise, int(self._env.now)
+        self._turn = None
+        if noise is None or not self._on_it:
+            return
+        for number, who in self._on_it.items():
+            if self.link.holds(number):
+                self.link.recap(now, number, self.way.cap_at(who.client, now))
+        self._look_ahead()
+        self._turn = Due(self._env, self._on_turn, None, LEG_END, BETWEEN - 2, noise.until(now) - now)
 
     def _look_ahead(self) -> None:
         """Wake up when the next transfer ends, as things are now."""

@@ -247,7 +247,7 @@ class DrawnTrips:
     def usual(self, client: int, steps: int) -> int:
         """Ticks of a client's trip with every factor of the job at 1 and no wait: how fast it is, for sorting clients."""
         compute = to_ticks(self.devices.compute_s(client, steps))
-        return self.links.download(client, 1.0) + compute + self.links.upload(client, 1.0)
+        return compute + self.links.usual(client)
 
     def expect(self, clients: Sequence[int], nths: Sequence[int]) -> None:
         """Draw the trips of jobs that will most likely be asked for next; those foretold before are forgotten."""

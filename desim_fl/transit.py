@@ -71,7 +71,7 @@ class Transit:
     @property
     def roads(self) -> list[Road]:
         """The directions that are shared."""
-        return [road for road in (self._down, self._up) if road is not None]
+        return [road for road in (self._down, self._up) if road is not None and road.way.common]
 
     # ---- setting out
 
@@ -151,8 +151,7 @@ class Transit:
         passage.since = now
         if passage.leg == COMPUTE:
             self._curtailments.ask(passage)
-        waits = passage.leg == WAIT and not haul.ticks and not self._has_turn(passage)
-        if haul.ticks or not (haul.work or waits):
+        if haul.ticks or (not haul.work and self._has_turn(passage)):
             self._work(passage)
             return
         if haul.work:
@@ -207,7 +206,7 @@ class Transit:
         if passage.due is not event:
             return
         self.stop(passage)
-        if passage.haul.left:
+        if passage.haul.left or not self._has_turn(passage):
             self.go(passage)
         else:
             self._end_leg(passage)
@@ -251,7 +250,8 @@ class Transit:
     # ---- a client's queue
 
     def _has_turn(self, passage: Passage) -> bool:
-        return self._queues is None or self._queues.has_turn(passage)
+        """Whether a job may end its wait; one that computes nothing waits for nobody."""
+        return self._queues is None or passage.leg != WAIT or not passage.steps or self._queues.has_turn(passage)
 
     def _pass_on(self, passage: Passage) -> None:
         """A job no longer holds up those of its client that were sent out after it."""

@@ -22,6 +22,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl.core import Alarm, Model, Reply, Send, Stop, Trip
@@ -295,6 +296,16 @@ TABLES: dict[str, dict[str, Line]] = {
             ["failures.timeout_s=2.0", "failures.crash_compute=0.1"], "run.max_time_s=12",
         ),
     },
+    "server": {
+        "at once": (),
+        "takes time": ("server.aggregation_s=0.25", ["server.queue=1", "server.batch=2", "server.batch=1"]),
+        "drawn": ("server.aggregation_s={law='exponential',mean=0.25}", "server.queue=2"),
+        "evaluates": ("server.evaluation_s=0.5", "server.blocking=true", "run.eval_every_versions=2"),
+    },
+    "queues": {
+        "one job": (),
+        "several": (["run.client_queue=2", "run.client_queue=3"],),
+    },
     "work": {
         "usual": (),
         "epochs": ("training.epochs=3",),
@@ -430,8 +441,8 @@ TABLES: dict[str, dict[str, Line]] = {
         ),
     },
 }  # fmt: skip
-# Where something of each would be in one world, the scenario's rules refuse it; here are the lines that are nothing.
-REFUSED_TOGETHER = ({"sharing": "none"}, {"availability": "always", "failures": "none"})
+# Many strategies say themselves whom to send out, and rules then refuse a queue; many want more than one client.
+WITHOUT = {"queues": "one job", "work": "usual"}
 LEARNING = (  # instead of quadratic functions: a small network, so that every executor can train it
     "data", "data.name=blobs", "data.examples=240", "data.test_examples=60", "data.classes=3", "data.features=4",
     "data.validation_share=0.1", "model", "model.name=mlp", "model.hidden=[5]",
@@ -486,6 +497,8 @@ class Seen:
     kills: list[Kill] = field(default_factory=list)
     writes: set[str] = field(default_factory=set)
     trips: Any = None
+    shares: bool = False  # whether links are shared
+    serves: bool = False  # whether the server takes time
     stop_params: float = 0.0
 
     def ticks(self, kind: str) -> list[int]:
@@ -511,6 +524,29 @@ def _crash_at_the_finish(seen: Seen) -> bool:
     return False
 
 
+def _breaks_off(seen: Seen, kind: str) -> bool:
+    """Whether a job stands still, or ends, between its dispatch and the end of its download."""
+    last: dict[int, str] = {}
+    for _, what, _, job, *_ in seen.rows:
+        if what == kind and last.get(job) == "dispatch":
+            return True
+        last[job] = what
+    return False
+
+
+def _held_up(seen: Seen) -> bool:
+    """Whether a job is sent out to a client whose other job is being tried again, and starts after that."""
+    retried: dict[int, int] = {}
+    for _, kind, client, job, *_ in seen.rows:
+        if kind == "retry":
+            retried[client] = job
+        elif kind == "computed" and retried.get(client) == job:
+            del retried[client]
+        elif kind == "dispatch" and client in retried:
+            return True
+    return False
+
+
 RARE: dict[str, Callable[[Seen], bool]] = {
     "an update that meets a full queue": lambda s: any("queue" in reason for reason in s.reasons),
     "two arrivals in one instant": lambda s: len(set(s.ticks("arrive"))) < len(s.ticks("arrive")),
@@ -531,6 +567,18 @@ RARE: dict[str, Callable[[Seen], bool]] = {
     "a retry": lambda s: bool(s.ticks("retry")),
     "a job that ends after it was given up": lambda s: bool(s.ticks("late")),
     "a second delivery": lambda s: bool(s.ticks("duplicate")),
+    "a leave in the middle of a transfer on a shared link": lambda s: s.shares and _breaks_off(s, "leave"),
+    "an outage in the middle of transfers on a shared link": lambda s: s.shares and s.ticks("halt") != sorted(set(s.ticks("halt"))),
+    "a retry on a shared link": lambda s: s.shares and bool(s.ticks("retry")),
+    "a job given up that goes on over a shared link": lambda s: s.shares and bool(s.ticks("late")),
+    "a client with two open jobs that leaves": lambda s: any(
+        (tick, "leave", client) == (other[0], other[1], other[2])
+        for (tick, kind, client, *_), other in pairwise(s.rows)
+        if kind == "leave"
+    ),
+    "a retry that others of its client wait for": _held_up,
+    "a server that turns an update away": lambda s: "server queue full" in s.reasons,
+    "a second delivery of what waited for the server": lambda s: s.serves and bool(s.ticks("duplicate")),
     "a cancelled job": lambda s: bool(s.ticks("cancel")),
     "a cancellation in the instant of an arrival": lambda s: s.together("cancel", "arrive"),
     "an abandoned round": lambda s: bool(s.ticks("abandon")),

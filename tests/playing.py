@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import tomli_w
-from generated import BASE, EXECUTORS, LEARNING, PATIENCE, RARE, REFUSED_TOGETHER, TABLES, Kill, Seen
+from generated import BASE, EXECUTORS, LEARNING, PATIENCE, RARE, TABLES, WITHOUT, Kill, Seen
 from test_resume import BESIDE, assert_equal_runs
 
 from desim_fl import checkpoint, durable, eventlog, replay, report, rundir
@@ -99,11 +99,18 @@ def scenario_of(keys: list[str]) -> Scenario:
 
 
 def generate(seed: int, *learning: Any) -> Generated | None:
-    """The world of a seed; ``None`` where the scenario's rules refuse the combination."""
+    """The world of a seed; ``None`` where the scenario's rules refuse the combination, also without what many refuse."""
+    lines = {
+        table: name
+        for table, entries in TABLES.items()
+        for name in [random.Random(f"{seed} {table}").choice(list(entries))]
+    }
+    return _made(seed, lines, *learning) or _made(seed, lines | WITHOUT, *learning)
+
+
+def _made(seed: int, lines: dict[str, str], *learning: Any) -> Generated | None:
+    """The world of these lines."""
     chance = random.Random(seed)
-    lines = {table: chance.choice(list(entries)) for table, entries in TABLES.items()}
-    if all(any(lines[table] != plain for table, plain in group.items()) for group in REFUSED_TOGETHER):
-        lines |= random.Random(~seed).choice(REFUSED_TOGETHER)  # a coin says which this world does without
     items = [item for table, name in lines.items() for item in TABLES[table][name]]
     chosen = [chance.choice(item) if isinstance(item, list) else item for item in items]
     keys = [item for item in chosen if isinstance(item, str)]
@@ -307,7 +314,7 @@ def check_plan(world: Generated, whole: Play) -> None:
 def check_rows(world: Generated, whole: Play) -> None:
     """Law 5: the audit of the rows finds nothing, and counts what the engine counted."""
     closed = world.scenario.strategy.name in {"fedasync", "fedbuff"} and not whole.engine._desk.explicit
-    audit = Audit(world.scenario.run.concurrency if closed else None)
+    audit = Audit(world.scenario.run.concurrency if closed else None, world.scenario.run.client_queue or 1)
     assert list(audit.problems(Row(seq, *row) for seq, row in enumerate(whole.sink.tuples()))) == []
     ledger = whole.engine.ledger
     totals = audit.totals()
@@ -322,7 +329,8 @@ def seen_of(play: Play) -> Seen:
     reasons, outcomes = ({text for text in play.sink.notes(name) if text} for name in ("reason", "outcome"))
     return Seen(
         play.sink.tuples(), reasons, outcomes, play.evaluations, why=play.engine.why, error=play.error,
-        open_places=play.engine._desk.open_places, trips=play.built.world.trips,
+        open_places=play.engine._desk.open_places, trips=play.built.world.trips, shares=bool(play.engine.roads),
+        serves=play.engine.server is not None,
     )  # fmt: skip
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from collections import Counter
 from dataclasses import dataclass
 
 import pytest
@@ -113,12 +115,41 @@ class Canceller(Plain):
         return state, Reply(stops=tuple(Stop(job) for job in view.flying))
 
 
-def test_what_a_queue_cannot_hold_is_refused_by_name():
-    """Stops of running jobs, and jobs lost on the way."""
-    with pytest.raises(RefusedError, match="stops jobs does not go with several jobs a client"):
-        play(ScriptedTrips([1.0, 2.0]), strategy=Canceller(), concurrency=4, client_queue=2)
-    with pytest.raises(RefusedError, match="lost on the way"):
-        play(ScriptedTrips([1.0], lost={(0, 0): (0.5, "crash")}), concurrency=2, client_queue=2)
+def test_a_queue_moves_up_when_a_job_is_cancelled_or_lost():
+    """At 1 s everything else is cancelled, and two new jobs begin at once; a job lost at 0.5 s lets the next one begin then."""
+    done = play(
+        ScriptedTrips([1.0, 2.0]), strategy=Canceller(), concurrency=4, client_queue=2, stops=StopRules(max_updates=2)
+    )
+    assert [row[:4] for row in done.rows("cancel")][:3] == [
+        (1, "cancel", client, job) for client, job in ((1, 1), (0, 2), (1, 3))
+    ]
+    assert [row[:3] for row in done.rows("arrive")] == [(1, "arrive", 0), (2, "arrive", 0)]
+    lost = play(
+        ScriptedTrips([1.0], lost={(0, 0): (0.5, "crash")}),
+        concurrency=2,
+        client_queue=2,
+        stops=StopRules(max_updates=1),
+    )
+    assert [row[0] for row in lost.rows("lose", "started", "arrive")][:4] == [0, 0.5, 0.5, 1.5]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_queue_is_lindleys(seed):
+    """Each job starts at the later of when it is there (and has waited) and when the one before it at its client is computed."""
+    chance = random.Random(seed)
+    times = [[chance.choice([0, 1, 2, 3]) for _ in range(5)] for _ in range(3)]
+    wait = chance.choice([None, 1.0])
+    trips = ScriptedTrips(times, download=chance.choice([0.0, 1.0]), upload=chance.choice([0.0, 2.0]), wait=wait)
+    done = play(trips, concurrency=6, client_queue=3, select="round_robin", stops=StopRules(max_updates=40))
+    at = {(kind, job): t for t, kind, _, job, *_ in done.rows()}
+    computed, nth = {}, Counter()
+    for _, _, client, job, *_ in done.rows("dispatch"):
+        ready = at["dispatch", job] + trips.download + (wait or 0.0)
+        starts = max(ready, computed.get(client, 0.0))
+        computed[client] = starts + times[client][min(nth[client], 4)]
+        nth[client] += 1
+        assert at.get(("started", job), starts) == starts
+        assert at.get(("arrive", job), computed[client] + trips.upload) == computed[client] + trips.upload
 
 
 @pytest.mark.parametrize("selection", ["uniform", "longest_idle", "weighted"])

@@ -62,6 +62,18 @@ def classes(clients: Clients, network: Network) -> Iterator[Problem]:
             yield Problem(("clients", key), f"{key} has no effect: every class says how long work takes", doubts)
 
 
+def noise(clients: Clients, network: Network) -> Iterator[Problem]:
+    """Noise is on bandwidths, and needs some."""
+    if network.noise_factor is None:
+        for key in network.given("noise_window_s"):
+            yield Problem(("network", key), f"{key} has no effect without noise_factor", (("network", "noise_factor"),))
+        return
+    said = [getattr(table, key) for table in (network, *(clients.classes or ())) for key in ("down_mbps", "up_mbps")]
+    if all(rates is None for rates in said):
+        text = "noise_factor has no effect: nobody has down_mbps or up_mbps that it could be multiplied with"
+        yield Problem(("network", "noise_factor"), text, (("network", "down_mbps"), ("network", "up_mbps")))
+
+
 def _shadowed(section: str, table: Any, keys: tuple[str, ...], kinds: tuple[DeviceClass, ...]) -> Iterator[Problem]:
     """Yield keys that no client reads, and keys that some clients would lack."""
     for key in keys:

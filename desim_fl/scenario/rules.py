@@ -209,6 +209,7 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (_lengths, ("clients",)),
     (device_rules.units, ("clients",)),
     (device_rules.classes, ("clients", "network")),
+    (device_rules.noise, ("clients", "network")),
     (_distinct_keys, ("clients",)),
     (_quadratic_lengths, ("data", "clients")),
     (learning_rules.model_fits_data, ("data", "model")),

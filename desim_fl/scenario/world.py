@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from desim_fl.scenario.availability import DAY_S
 from desim_fl.scenario.devices import UNITS, DeviceClass
 from desim_fl.scenario.laws import ONE_BIT_A_SECOND, Bandwidth, Constant, Duration, Factor
 from desim_fl.scenario.table import CLIENT_MAX, LARGEST, Amount, Count, FileName, Positive, Share, Table
@@ -144,6 +145,14 @@ class Network(Table):
         default=Constant(value=1.0),
         description="Law drawn for every job and direction: the latency is multiplied with it.",
     )
+    noise_factor: Factor | None = Field(
+        default=None,
+        description="Law drawn for every client, direction and window of time: its bandwidth is multiplied with it "
+        "meanwhile, also of transfers under way; absent = never changes.",
+    )
+    noise_window_s: Annotated[float, Field(ge=0.001, le=DAY_S)] = Field(
+        default=60.0, description="For so many seconds at a time a factor of the noise holds."
+    )
     server_egress_mbps: Rate | None = Field(
         default=None,
         description="What the server sends in all, in Mbit/s: downloads under way share it; absent = unlimited.",
@@ -161,6 +170,10 @@ class Network(Table):
     region_up_mbps: Rates | None = Field(
         default=None, description="What all clients of each region upload together, in Mbit/s; absent = unlimited."
     )
+
+    def idle(self) -> frozenset[str]:
+        """Return the window of noise where there is none."""
+        return frozenset() if self.noise_factor is not None else frozenset({"noise_window_s"})
 
     @property
     def shares_down(self) -> bool:
