@@ -64,7 +64,7 @@ def test_asynchronous_sgd_needs_fewer_gradients_than_minibatches(seed):
 CHOSEN = {"training.lr": 0.16, "run.max_updates": 800}
 
 
-@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.parametrize("seed", SEEDS[:2])
 def test_a_slow_worker_stops_minibatches_and_nobody_else(seed):
     """A worker 1000 times slower makes minibatches 1000 times slower, exactly; all others take at most twice as long."""
     name = "one_slow_worker"
@@ -95,7 +95,7 @@ def test_waiting_for_everybody_takes_the_longest(seed):
 # ---- clients with queues (Alahyane et al., 2025), rates as the study chose them
 
 
-@pytest.mark.parametrize("seed", SEEDS[:2])
+@pytest.mark.parametrize("seed", SEEDS[:1])
 def test_time_to_the_target_is_u_shaped_in_the_jobs_in_flight(seed):
     """100 jobs in flight for 50 clients with queues: at least 10 times as soon there as 1, and 1.5 times as soon as 500."""
     rates = {"1": 0.016, "100": 0.008, "500": 0.008}
@@ -107,3 +107,19 @@ def test_time_to_the_target_is_u_shaped_in_the_jobs_in_flight(seed):
     )
     assert few > 10 * right
     assert many > 1.5 * right
+
+
+# ---- Birch SGD (Tyurin and Sivtsov, ICLR 2026): who is best and worst
+
+
+def test_slow_messages_favour_local_steps_and_unequal_workers_asynchrony():
+    """Over three seeds, one rate for all: local steps take under half of synchronized SGD's time where messages are slow, and asynchronous ones where workers differ."""
+
+    def total(method: str, regime: str, limit: float) -> float:
+        more = {"training.lr": 0.008, "run.max_time_s": limit}
+        return sum(seconds("birch_ordering", f"{method} · {regime}", seed, more) for seed in SEEDS)
+
+    slow = total("Synchronized SGD", "h 10, messages 100", 13_000)
+    assert total("Local SGD", "h 10, messages 100", 3000) < 0.5 * slow
+    assert total("Async-Local SGD", "h 10, messages 100", 3000) < 0.5 * slow
+    assert total("Async-Local SGD", "h 1 or 10", 600) < 0.5 * total("Synchronized SGD", "h 1 or 10", 1200)
