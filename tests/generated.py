@@ -300,7 +300,11 @@ TABLES: dict[str, dict[str, Line]] = {
         "at once": (),
         "takes time": ("server.aggregation_s=0.25", ["server.queue=1", "server.batch=2", "server.batch=1"]),
         "drawn": ("server.aggregation_s={law='exponential',mean=0.25}", "server.queue=2"),
-        "evaluates": ("server.evaluation_s=0.5", "server.blocking=true", "run.eval_every_versions=2"),
+        "a short queue": ("server.aggregation_s=0.5", "server.queue=1"),
+        "busy with evaluations": (
+            ["server.aggregation_s=0.125", "server.aggregation_s=0.0"], ["server.evaluation_s=0.25", "server.evaluation_s=0.5"],
+            "server.blocking=true", ["run.eval_every_versions=1", "run.eval_every_versions=2", "run.eval_every_s=0.5"],
+        ),
     },
     "queues": {
         "one job": (),
@@ -429,16 +433,6 @@ TABLES: dict[str, dict[str, Line]] = {
         "tired": (tired,),
         "restless": (restless, "run.max_time_s=40"),
         "choosy": (choosy, "run.max_time_s=40"),
-    },
-    "server": {
-        "at once": (),
-        "at once, too": (),
-        "busy": (["server.aggregation_s=0.25", "server.aggregation_s={law='exponential',mean=0.1}"], ["server.batch=2", "server.batch=1"]),
-        "a short queue": ("server.aggregation_s=0.5", "server.queue=1"),
-        "busy with evaluations": (
-            ["server.aggregation_s=0.125", "server.aggregation_s=0.0"], "server.evaluation_s=0.25", "server.blocking=true",
-            ["run.eval_every_versions=1", "run.eval_every_s=0.5"],
-        ),
     },
 }  # fmt: skip
 # Many strategies say themselves whom to send out, and rules then refuse a queue; many want more than one client.
