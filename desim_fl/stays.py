@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class Turns(NamedTuple):
-    """Whom to tell of a client that leaves (with its jobs, and whether for good), and of one that comes."""
+    """Whom to tell of a client that leaves (job by job, and whether for good), and of one that comes (all its jobs)."""
 
     left: Callable[..., None]
     came: Callable[[list[Passage]], None]
@@ -75,7 +75,14 @@ class Stays:
         following = self._attendance.source.after(stay.client, stay.window)
         stay.window = following
         self._expect(stay, self._on_come, following.start, COME, 2 * stay.client)
-        self._turns.left(list(stay.jobs), for_good=following.start >= NEVER)
+        first, *others = stay.jobs
+        for other in others:  # an event each, since what ends may be looked at between events
+            Due(self._env, self._on_next, (other, following.start >= NEVER), LEAVE, stay.client, 0)
+        self._turns.left(first, for_good=following.start >= NEVER)
+
+    def _on_next(self, event: Due) -> None:
+        passage, for_good = event.subject
+        self._turns.left(passage, for_good=for_good)
 
     def _on_come(self, event: Due) -> None:
         stay: Stay = event.subject

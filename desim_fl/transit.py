@@ -79,8 +79,7 @@ class Transit:
         """Send a job on its way from now; returns the tick at which it would arrive if it were alone."""
         engine, now = self._engine, self._engine.now
         whole_trip(job.client, job.nth, trip, now)  # refuses what is no trip
-        if self._queues is not None and trip.wait is None:
-            trip = trip._replace(wait=0)
+        trip = self._queued(trip)
         ends = min(now + sum(self._alone(job.client, trip)), MOST_TICKS)
         passage = engine.flights[job.id] = self._jobs[job.id] = Passage(self, job, trip, now, ends)
         self._meet(passage)
@@ -93,6 +92,10 @@ class Transit:
             Due(self._env, self._on_timeout, passage, ARRIVAL, job.id, self._absences.timeout)
         self._begin(passage)
         return ends
+
+    def _queued(self, trip: Trip) -> Trip:
+        """A trip that may have to wait for others of its client, even where no wait is drawn."""
+        return trip if self._queues is None or trip.wait is not None else trip._replace(wait=0)
 
     def _alone(self, client: int, trip: Trip) -> tuple[int, int, int, int]:
         """Ticks of the legs of a trip that is alone on its roads."""
@@ -291,16 +294,17 @@ class Transit:
             engine.log.block(now)
             engine.log.row(kind, passage.client, passage.job.id, engine.model.version, reason=reason, size=size)
 
-    def _left(self, jobs: list[Passage], *, for_good: bool) -> None:
-        """The client of these jobs leaves."""
+    def _left(self, passage: Passage, *, for_good: bool) -> None:
+        """The client of a job leaves."""
+        if not self._here(passage):  # it was ended by what the loss of another brought about
+            return
         policy = self._rules.on_leave
         ends = policy == "drop" or (policy == "pause" and for_good)
-        for passage in filter(self._here, jobs):  # one may be ended by what the loss of another brings about
-            again = self._interrupt(passage) if policy == "pause" and not ends else 0
-            self._row(Kind.LEAVE, passage, size=again)
-            passage.away = policy == "pause"
-            if ends:
-                self._end(passage, LEFT if policy == "drop" else LEFT_FOR_GOOD)
+        again = self._interrupt(passage) if policy == "pause" and not ends else 0
+        self._row(Kind.LEAVE, passage, size=again)
+        passage.away = policy == "pause"
+        if ends:
+            self._end(passage, LEFT if policy == "drop" else LEFT_FOR_GOOD)
 
     def _came(self, jobs: list[Passage]) -> None:
         """The client of these jobs is back."""
@@ -376,7 +380,8 @@ class Transit:
         job, restarts = passage.job, self._rules.restarts
         passage.retry += 1
         passage.asked, passage.resting = 0, True
-        passage.plan = drawn_again(self._engine.world, job, passage.steps, passage.retry) or passage.plan
+        again = drawn_again(self._engine.world, job, passage.steps, passage.retry)
+        passage.plan = passage.plan if again is None else self._queued(again)
         self._meet(passage)
         passage.haul = self._haul(passage, 0 if restarts else haul.moved + through)
         self._row(Kind.RETRY, passage, why, through if restarts and leg == DOWNLOAD else 0)

@@ -258,6 +258,14 @@ TABLES: dict[str, dict[str, Line]] = {
         "links": ("network.latency_s=0.05", "network.down_mbps=0.001", "network.up_mbps={law='pareto',alpha=2.0,scale=0.0005}"),
         "scaled": ("network.latency_s=0.25", "network.latency_jitter_factor={law='half_normal',sd=1.0,min=0.1}", ["run.delay_scale=10", "run.delay_scale=0.5"]),
     },
+    "noise": {
+        "none": (),
+        "on links of one's own": (
+            "network.down_mbps=0.001", ["network.up_mbps=0.0005", "network.latency_s=0.01"],
+            ["network.noise_factor={law='uniform',low=0.2,high=2.0}", "network.noise_factor={law='pareto',alpha=1.5,scale=0.1}"],
+            ["network.noise_window_s=0.5", "network.noise_window_s=0.05"],
+        ),
+    },
     "sharing": {
         "none": (),
         "uploads": (["network.server_ingress_mbps=0.0002", "network.server_ingress_mbps=1000.0"],),
@@ -434,6 +442,9 @@ TABLES: dict[str, dict[str, Line]] = {
         "restless": (restless, "run.max_time_s=40"),
         "choosy": (choosy, "run.max_time_s=40"),
     },
+}  # fmt: skip
+QUIET = {  # every third world: nothing comes between dispatch and arrival, so that instants coincide and time may stand still
+    "noise": "none", "sharing": "none", "availability": "always", "failures": "none", "server": "at once", "queues": "one job",
 }  # fmt: skip
 # Many strategies say themselves whom to send out, and rules then refuse a queue; many want more than one client.
 WITHOUT = {"queues": "one job", "work": "usual"}

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from unittest import mock
 
 import tomli_w
-from generated import BASE, EXECUTORS, LEARNING, PATIENCE, RARE, TABLES, WITHOUT, Kill, Seen
+from generated import BASE, EXECUTORS, LEARNING, PATIENCE, QUIET, RARE, TABLES, WITHOUT, Kill, Seen
 from test_resume import BESIDE, assert_equal_runs
 
 from desim_fl import checkpoint, durable, eventlog, replay, report, rundir
@@ -105,6 +105,8 @@ def generate(seed: int, *learning: Any) -> Generated | None:
         for table, entries in TABLES.items()
         for name in [random.Random(f"{seed} {table}").choice(list(entries))]
     }
+    if seed % 3 == 0:
+        lines |= QUIET
     return _made(seed, lines, *learning) or _made(seed, lines | WITHOUT, *learning)
 
 
