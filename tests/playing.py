@@ -107,6 +107,8 @@ def generate(seed: int, *learning: Any) -> Generated | None:
     }
     if seed % 3 == 0:
         lines |= QUIET
+    elif (lines["speed"], lines["stop"]) == ("no time at all", "time alone"):
+        lines["stop"] = "time"  # else shared links, where a transfer takes a tick, make millions of jobs of it
     return _made(seed, lines, *learning) or _made(seed, lines | WITHOUT, *learning)
 
 

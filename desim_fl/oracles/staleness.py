@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
 def identity() -> Iterator[Line]:
     """Sum of staleness over landed jobs and ages in flight = (c - 1) F, or (c - K) F where places wait for a publish."""
-    accidents = {"failures": {"crash_compute": 0.1, "upload_loss": 0.1}}
-    worlds: tuple[tuple[str, int, dict[str, Any], dict[str, Any]], ...] = (
+    accidents = {"crash_compute": 0.1, "upload_loss": 0.1}
+    worlds: tuple[tuple[str, int, dict[str, Any], dict[str, float]], ...] = (
         ("c = 20, K = 5", 20, {"buffer_size": 5}, {}),
         ("c = 3, K = 5", 3, {"buffer_size": 5}, {}),
         ("c = 25, K = 5, lost and rejected ones too", 25, {"buffer_size": 5, "max_staleness": 6}, accidents),
     )
-    for name, places, options, more in worlds:
+    for name, places, options, failures in worlds:
         for dispatch in ("immediate", "after_aggregation"):
             size = options["buffer_size"]
             if dispatch == "after_aggregation" and size > places:
@@ -36,7 +36,7 @@ def identity() -> Iterator[Line]:
                 strategy={"name": "fedbuff", **options},
                 run={"concurrency": places, "dispatch": dispatch, "max_updates": 5000},
                 jitter={"law": "pareto", "alpha": 1.5, "scale": 1.0},
-                **more,
+                failures=failures,
             )
             gain = 1 if dispatch == "immediate" else size
             yield Line(f"total staleness, {name}, {dispatch}", done.engine.model.version * (places - gain), _aged(done))
