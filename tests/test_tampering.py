@@ -83,6 +83,19 @@ def test_every_column_is_compared(sound, tmp_path, monkeypatch):
     assert missing <= TRAINED | {("clients", "client")}
 
 
+def test_a_row_too_few_or_too_many_at_the_end_is_told(sound, tmp_path):
+    """The last row of each table left out, or written twice, every hash put right: the table is named."""
+    for table, path in tables(sound["network"]).items():
+        before = pl.read_parquet(path)
+        for after in (before[:-1], pl.concat([before, before[-1:]])) if len(before) else ():
+            folder = copied(sound["network"], tmp_path / "run")
+            after.write_parquet(tables(folder)[table])
+            put_right(folder)
+            told = " ".join(verify(folder))
+            assert f"table {table}" in told or table in {"wall", "events"}, (table, len(after) - len(before))
+            assert told or (table == "wall" and len(after) < len(before))  # which jobs a host timed is its own affair
+
+
 def test_whatever_is_tampered_with_is_told(sound, tmp_path):
     """Single changes of cells, rows, claims and files of any kind, drawn by a seed."""
     assert [told for seed in range(SINGLE) if (told := tampering.one(sound, tmp_path / "copy", seed))] == []
