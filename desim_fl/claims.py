@@ -111,12 +111,17 @@ def scores(scenario: Scenario, metrics: pl.DataFrame, held_out: int) -> Iterator
     for split, sizes in metrics.group_by("split", maintain_order=True).agg(pl.col("examples").unique()).iter_rows():
         if len(sizes) > 1 or min(sizes) <= 0 or (split == "validation" and sizes != [held_out]):
             yield f"the table metrics says examples = {', '.join(map(str, sorted(sizes)))} on the split {split}"
-    if scenario.training.task is not None:  # a metric of its own
+    yield from shares("metrics", metrics, scenario)
+
+
+def shares(name: str, table: pl.DataFrame, scenario: Scenario) -> Iterator[str]:
+    """Yield which accuracy of a table is no share of its examples; a task of one's own may measure otherwise."""
+    if scenario.training.task is not None:
         return
     right = pl.col("accuracy") * pl.col("examples")
     off = ~pl.col("accuracy").is_between(0.0, 1.0) | ((right - right.round()).abs() > _WHOLE)
-    for row in metrics.with_row_index().filter(off).head(1).iter_rows(named=True):
-        yield f"row {row['index']} of the table metrics says accuracy = {row['accuracy']}, no share of {row['examples']} samples"
+    for row in table.with_row_index().filter(off).head(1).iter_rows(named=True):
+        yield f"row {row['index']} of the table {name} says accuracy = {row['accuracy']}, no share of {row['examples']} samples"
 
 
 def timed(wall: pl.DataFrame, events: pl.DataFrame) -> Iterator[str]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import polars as pl
 
-from desim_fl import allotment, balance, eventlog, link_usage, recount, rundir
+from desim_fl import allotment, balance, eventlog, link_usage, recount, reserve, rundir
 from desim_fl.build import Built, Told, build
 from desim_fl.core import Promise, Score
 from desim_fl.errors import RunDirectoryError, RunError, ScenarioError
@@ -181,7 +181,7 @@ def faults(case: Case, notes: list[str]) -> Iterator[str]:
     why = own_code(case.scenario) or (None if "partition" in case.tables else "there is no partition to go by")
     if why is None:
         try:
-            stored = rundir.stored_partition(case.folder)
+            stored = reserve.stored(case.folder)
             built = _built(case, stored)
         except (ScenarioError, RunDirectoryError) as error:
             why = str(error)
@@ -216,14 +216,19 @@ def _redrawn(case: Case, stored: Stored | None, notes: list[str]) -> Iterator[st
         notes.append(f"the partition was not drawn again: NumPy {wrote} drew it, this is NumPy {mine}")
         return
     drawn = allotment.allotted(case.scenario)
-    for what, ours, theirs in (
-        ("samples of client", drawn.people.parts, stored.parts),
-        ("validation samples", *([() if part is None else (part,) for part in (drawn.validation, stored.validation)])),
+    for table, what, ours, theirs in (
+        ("partition", "samples of client", drawn.people.parts, stored.parts),
+        ("kept_back", "samples of client", drawn.held, stored.held),
+        (
+            "partition",
+            "validation samples",
+            *([() if part is None else (part,) for part in (drawn.validation, stored.validation)]),
+        ),
     ):
         unlike = [number for number, pair in enumerate(zip(ours, theirs, strict=False)) if not np.array_equal(*pair)]
         if unlike or len(ours) != len(theirs):
             which = f"{what} {unlike[0]}" if unlike and what.endswith("client") else what
-            yield f"the table partition does not hold the {which} that the scenario and its seed give"
+            yield f"the table {table} does not hold the {which} that the scenario and its seed give"
 
 
 def _played_again(case: Case, built: Built) -> Iterator[str]:
@@ -271,6 +276,10 @@ def _tables(case: Case, session: Session, *, whole: bool) -> Iterator[str]:
     if whole:
         bill = session.built.tariff.of(engine.usage.columns(), session.ticks)
         made |= balance.made(case.events.lazy(), clients, bill)
+    if session.built.held:
+        made["kept_back"] = reserve.kept_back(session.built)
+        examples = [(client, len(part)) for client, part in enumerate(session.built.held) if len(part)]
+        made["held_out"] = pl.DataFrame(examples, schema={"client": pl.Int64, "examples": pl.Int64}, orient="row")
     if engine.roads and whole:
         made["links"] = link_usage.table(engine.roads, session.ticks)
     for name, table in made.items():

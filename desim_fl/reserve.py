@@ -27,9 +27,14 @@ def write_partition(folder: Path, built: Built) -> None:
     """Write who trains on which samples, and what each client keeps back, where anybody does."""
     rundir.write_table(folder / "partition.parquet", rundir.partition(built))
     if built.held:
-        owners = np.repeat(np.arange(len(built.held)), [len(part) for part in built.held])
-        columns = {"client": owners, "index": np.concatenate(built.held)}
-        rundir.write_table(folder / "kept_back.parquet", pl.DataFrame(columns, schema=SCHEMAS["kept_back"]))
+        rundir.write_table(folder / "kept_back.parquet", kept_back(built))
+
+
+def kept_back(built: Built) -> pl.DataFrame:
+    """Make the table of what each client keeps back."""
+    owners = np.repeat(np.arange(len(built.held)), [len(part) for part in built.held])
+    columns = {"client": owners, "index": np.concatenate(built.held)}
+    return pl.DataFrame(columns, schema=SCHEMAS["kept_back"])
 
 
 def write_scores(folder: Path, built: Built, model: Model) -> None:

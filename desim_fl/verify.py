@@ -186,6 +186,8 @@ def _problems(case: Case) -> Iterator[str]:
         yield from _recounted(case, round(reached * 1e6))
     if there.keys() >= {"partition", "metrics"}:
         yield from claims.scores(case.scenario, there["metrics"], int((there["partition"]["client"] == -1).sum()))
+    if "held_out" in there:
+        yield from claims.shares("held_out", there["held_out"], case.scenario)
     if "wall" in there:
         yield from claims.timed(there["wall"], events)
 

@@ -26,6 +26,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl.core import Alarm, Model, Reply, Send, Stop, Trip
+from desim_fl.executors.asking import AskingExecutor
 from desim_fl.executors.inline import InlineExecutor
 
 if TYPE_CHECKING:
@@ -112,7 +113,10 @@ def poisoned(world: World, chance: random.Random) -> World:
     """Updates that are not finite among the first of each client."""
     bad = frozenset((client, nth) for client in range(len(world.sizes)) for nth in range(4) if chance.random() < 0.3)
     task = getattr(world.executor, "task", None)
-    return world if task is None else replace(world, executor=InlineExecutor(Poisoned(task, bad)))
+    if task is None:
+        return world
+    made = InlineExecutor(Poisoned(task, bad))
+    return replace(world, executor=made if world.patience is None else AskingExecutor(made))
 
 
 class Kept(NamedTuple):

@@ -29,12 +29,19 @@ if TYPE_CHECKING:
 CLASSES = "clients.classes=[{name='fast',share=1,seconds_per_sample=0.01},{name='slow',share=1,seconds_per_job=1.0},{name='usual',share=2}]"
 SCENARIOS = {
     "scalar": (scenarios.QUADRATIC, ("run.max_updates=25", "run.eval_every_s=2.0", "strategy.max_staleness=1", "clients.watts_compute=3.0", "clients.price_per_gb=0.5")),
-    "network": (scenarios.BLOBS, ("run.max_updates=20", "training.lr=1e12", "run.eval_every_versions=4", "run.patience=50")),
+    "network": (scenarios.BLOBS, ("run.max_updates=20", "training.lr=1e12", "run.eval_every_versions=4", "run.patience=50", "data.client_test_share=0.2")),
     "links": (scenarios.QUADRATIC, ("run.max_updates=20", "network.up_mbps={law='constant',value=0.001}", "network.server_ingress_mbps=0.0015", "strategy.max_staleness=1",
                                     "network.latency_jitter_factor={law='constant',value=1.0}", CLASSES, 'clients.class_shares="exact"')),
 }  # fmt: skip
 # Only training again can tell: what it gave. (That an update is not finite is bound to what it weighs; its name is not.)
-TRAINED = {("events", "loss"), ("events", "bad_key"), ("metrics", "loss"), ("metrics", "accuracy")}
+TRAINED = {
+    ("events", "loss"),
+    ("events", "bad_key"),
+    ("metrics", "loss"),
+    ("metrics", "accuracy"),
+    ("held_out", "loss"),
+    ("held_out", "accuracy"),
+}
 # Nothing can tell but a hash: real seconds of this host, and which of its jobs it timed, in which order.
 REAL = {("wall", "train_s")}
 HOST = {"created", "desim_fl", "host", "versions", "executor_reason", "executor", "reuse", "checkpoints", "resumed_at_s", "wall_s", "files", "unwritten", "device", "data.sha256"}  # fmt: skip

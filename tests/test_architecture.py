@@ -211,7 +211,7 @@ WITHIN = {
     "inventory": {"checkpointing", "link_usage", "reserve", "rundir"},
     "reserve": {"build", "rundir"},
     "claims": {"run", "rundir"},
-    "replay": {"balance", "build", "link_usage", "recount", "run", "rundir"},
+    "replay": {"balance", "build", "link_usage", "recount", "reserve", "run", "rundir"},
     "verify": {"balance", "claims", "inventory", "link_usage", "recount", "replay", "reserve", "run", "rundir"},
     "effort": {"build", "run"},
     "bench": {"bench_pfl"},

@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 import scenarios
 from desim_fl import population, rundir
 from desim_fl.cli import app
-from desim_fl.errors import RunDirectoryError, ScenarioError
+from desim_fl.datasets import mapping
+from desim_fl.errors import DataError, RunDirectoryError, ScenarioError
 from desim_fl.run import resume
 from desim_fl.scenario import load
 from desim_fl.verify import verify
@@ -218,6 +219,16 @@ def test_pt_04_resume_and_rerun_read_the_stored_partition(tmp_path, monkeypatch)
     assert verify(folder) == []  # it says so in a note
     (problem,) = verify(folder, rerun=True)
     assert f"with NumPy {np.__version__}" in problem
+
+
+def test_numbers_beyond_64_bits_in_a_map_are_refused(tmp_path):
+    """Neither the largest unsigned number, which would wrap around to the validation part, nor a larger one is a client."""
+    for dtype, value in ((pl.UInt64, 2**64 - 1), (pl.Int128, 2**100)):
+        for name in ("index", "client"):
+            table = pl.DataFrame({"index": [0, 1], "client": [0, 1]}, schema={"index": pl.Int64, "client": pl.Int64})
+            table.with_columns(pl.Series(name, [0, value], dtype=dtype)).write_parquet(tmp_path / "map.parquet")
+            with pytest.raises(DataError, match=f"the column {name} must hold whole numbers"):
+                mapping.read(tmp_path / "map.parquet")
 
 
 def test_a_stored_partition_that_changed_is_not_taken_up(tmp_path):
