@@ -32,32 +32,9 @@ def losses(frame: pl.DataFrame) -> list[Figure]:
         group=pl.col("device_class").fill_null(_ALL), fate="fate", jobs="jobs", clients="clients", spent="spent_s",
         why=pl.concat_str([pl.col("fate"), no_reason], separator=": "),
     )  # fmt: skip
-    order = (
-        rows.group_by("why").agg(pl.col("jobs").sum()).sort("jobs", "why", descending=[True, False])["why"].to_list()
-    )
-    tooltip = [
-        alt.Tooltip("why:N", title="What"),
-        alt.Tooltip("group:N", title="Devices"),
-        alt.Tooltip("jobs:Q", title="Jobs", format=",d"),
-        alt.Tooltip("clients:Q", title="Clients", format=",d"),
-        alt.Tooltip("spent:Q", title="Seconds spent", format=",.4~g"),
-    ]
-    colour = (
-        alt.Color("group:N", title=None) if several else alt.Color("fate:N", title=None, scale=alt.Scale(domain=_FATES))
-    )
-    chart = (
-        alt.Chart(named("losses"), height=max(70, 34 * len(order)))
-        .mark_bar(height={"band": 0.72})
-        .encode(
-            x=alt.X("jobs:Q", title="Jobs", axis=alt.Axis(tickMinStep=1, format=",d")),
-            y=alt.Y("why:N", title=None, sort=order, axis=alt.Axis(grid=False, labelLimit=220)),
-            color=colour if several else colour.legend(None),
-            tooltip=tooltip,
-        )
-    )
     lead = (
-        f"{many(int(rows['jobs'].sum()), 'job')} came to nothing, after {duration(float(rows['spent'].sum()))} of virtual time on clients, "
-        "added up from their dispatches to their ends."
+        f"{many(int(rows['jobs'].sum()), 'job')} came to nothing, after {duration(float(rows['spent'].sum()))} of virtual time on "
+        "clients, added up from their dispatches to their ends."
     )
     headings = {
         "why": "What became of them",
@@ -68,7 +45,30 @@ def losses(frame: pl.DataFrame) -> list[Figure]:
     }
     headings = headings if several else {key: title for key, title in headings.items() if key != "group"}
     numbers = {"losses": Numbers("Jobs that came to nothing", rows, headings)}
-    return [Figure("losses", "Which work was lost, and why", lead, chart, numbers)]
+    return [Figure("losses", "Which work was lost, and why", lead, _losses(rows, several=several), numbers)]
+
+
+def _losses(rows: pl.DataFrame, *, several: bool) -> alt.Chart:
+    """Bars of jobs by reason, by class where there are several, else by fate."""
+    sums = rows.group_by("why").agg(pl.col("jobs").sum())
+    order = sums.sort("jobs", "why", descending=[True, False])["why"].to_list()
+    by_fate = alt.Color("fate:N", title=None, scale=alt.Scale(domain=_FATES), legend=None)
+    return (
+        alt.Chart(named("losses"), height=max(70, 34 * len(order)))
+        .mark_bar(height={"band": 0.72})
+        .encode(
+            x=alt.X("jobs:Q", title="Jobs", axis=alt.Axis(tickMinStep=1, format=",d")),
+            y=alt.Y("why:N", title=None, sort=order, axis=alt.Axis(grid=False, labelLimit=220)),
+            color=alt.Color("group:N", title=None) if several else by_fate,
+            tooltip=[
+                alt.Tooltip("why:N", title="What"),
+                alt.Tooltip("group:N", title="Devices"),
+                alt.Tooltip("jobs:Q", title="Jobs", format=",d"),
+                alt.Tooltip("clients:Q", title="Clients", format=",d"),
+                alt.Tooltip("spent:Q", title="Seconds spent", format=",.4~g"),
+            ],
+        )
+    )
 
 
 def energy(classes: pl.DataFrame) -> list[Figure]:
@@ -118,11 +118,30 @@ def links(table: pl.DataFrame, whole: Span) -> list[Figure]:
     if table.is_empty() or not whole.end:
         return []
     rows = _spans(table, whole)
+    headings = {
+        "name": "Link", "time": f"From ({whole.unit.name})", "until": f"to ({whole.unit.name})", "mbps": "Mbit/s",
+        "share": "Share of capacity", "full": "Share of time at capacity",
+    }  # fmt: skip
+    return [
+        Figure(
+            "links",
+            "How full the shared links were",
+            _links_lead(table, whole),
+            window.watched(_links(rows, whole), whole),
+            {"links": Numbers("Shared links over time", rows, headings)},
+            wide=True,
+            follow=window.Follow(axis=True, cut={"links": "name"}),
+        )
+    ]
+
+
+def _links(rows: pl.DataFrame, whole: Span) -> alt.Chart:
+    """Lines of how full links were; of what they carried, where none has a capacity."""
     limited = rows["share"].null_count() < rows.height
     field, title = ("share", "Share of capacity used") if limited else ("mbps", "Mbit/s")
     names = rows["name"].unique(maintain_order=True).to_list()
     y: Any = alt.Y(f"{field}:Q", title=title, axis=alt.Axis(format=".0%" if limited else ",.3~g", tickCount=5))
-    chart = (
+    return (
         alt.Chart(named("links"), height=200)
         .mark_line(interpolate="step-after", strokeWidth=1.5, clip=True)
         .encode(
@@ -141,21 +160,6 @@ def links(table: pl.DataFrame, whole: Span) -> list[Figure]:
             ],
         )
     )  # fmt: skip
-    headings = {
-        "name": "Link", "time": f"From ({whole.unit.name})", "until": f"to ({whole.unit.name})", "mbps": "Mbit/s",
-        "share": "Share of capacity", "full": "Share of time at capacity",
-    }  # fmt: skip
-    return [
-        Figure(
-            "links",
-            "How full the shared links were",
-            _links_lead(table, whole),
-            window.watched(chart, whole),
-            {"links": Numbers("Shared links over time", rows, headings)},
-            wide=True,
-            follow=window.Follow(axis=True, cut={"links": "name"}),
-        )
-    ]
 
 
 def _spans(table: pl.DataFrame, whole: Span) -> pl.DataFrame:
