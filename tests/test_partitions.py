@@ -127,7 +127,7 @@ def test_pt_03_a_map_gives_everybody_what_it_says(tmp_path, monkeypatch):
     scenario = blobs(tmp_path)
     from desim_fl.allotment import allotted  # noqa: PLC0415
 
-    people, validation, known = allotted(scenario)
+    people, validation, known, _ = allotted(scenario)
     for client, part in enumerate(people.parts):
         expected = np.setdiff1d(np.arange(600)[::-1][owners == client], validation)
         assert part.tolist() == expected.tolist()

@@ -73,13 +73,12 @@ class FedBuff:
     def arrive(self, state: Buffer, view: View, update: Update) -> tuple[Buffer, Reply]:
         """Add the update; flush if it was the K-th."""
         filled, total, members = state
-        job, outcome, staleness, finite, _ = update
         weight = 0.0
-        if finite:
-            weight = float(self.weigh(staleness))
-            part = weight * (outcome.params - job.params)
+        if update.finite:
+            weight = float(self.weigh(update.staleness))
+            part = weight * update.delta
             total = part if total is None else total + part
-            members = (*members, (job.id, weight))
+            members = (*members, (update.job.id, weight))
         state = new(Buffer, (filled + 1, total, members))
         if filled + 1 < self.buffer_size:
             return state, _taken_in(weight)
