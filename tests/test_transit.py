@@ -14,15 +14,20 @@ from reference_journeys import HORIZON
 from reference_transit import Transit
 from test_journeys import TableFailures, TableTrips, windows
 from test_random_worlds import engine_of, with_roads
-from worlds import S, ScriptedTrips, play
+from worlds import FloatExecutor, S, ScriptedTrips, play
 
+import scenarios
 from desim_fl import premises
+from desim_fl.build import build
 from desim_fl.course import Rules
 from desim_fl.durations import Constant
+from desim_fl.engine import Engine
 from desim_fl.errors import StalledError
+from desim_fl.eventlog import EventLog, MemorySink
 from desim_fl.failures import Outages, Perils
 from desim_fl.laws import Audit, Row
 from desim_fl.network import SharedWays, Way
+from desim_fl.scenario import load
 from desim_fl.service import ServiceLaw
 from desim_fl.world import StopRules
 
@@ -259,3 +264,81 @@ def test_two_uploads_lost_in_a_queue_are_never_served():
         perils=test_journeys.perils(unheard=frozenset({(0, 0)})),
     )  # fmt: skip
     assert [row[:4] for row in played.rows("lose", "arrive")] == [(1, "lose", 0, 0), (4, "arrive", 1, 1)]
+
+
+# ---- early stops: six epochs of 1 s each, of which a job stops after the third
+
+
+@pytest.mark.parametrize(
+    ("world", "ends"),
+    [
+        ({}, [3.0]),
+        ({"server": ServiceLaw(Constant(2.0))}, [3.0]),
+        ({"shared": SharedWays(egress=Way(400))}, [5.0]),  # 800 bits at 400 bit/s come first
+        ({"client_queue": 2, "concurrency": 2}, [3.0, 6.0]),  # the second begins when the first has stopped
+        ({"availability": test_journeys.in_seconds([(0, 2), (5, HORIZON)]), "perils": test_journeys.perils("pause")}, [6.0]),
+        ({"perils": test_journeys.perils(fuses={(0, 0, 0): (2, 1 * S)}, max_retries=1, backoff=1 * S)}, [5.0]),
+    ],
+    ids=["alone", "a busy server", "a shared link", "a queue", "a pause", "a retry"],
+)  # fmt: skip
+def test_a_job_that_stops_early_does_so_by_its_time_at_work(monkeypatch, world, ends):
+    """Asked at the end of its second epoch at work and at that of its third, where it stops, whatever came between."""
+    asked = []
+    stops = lambda _, job, steps: asked.append((job.id, steps)) or steps >= 3  # noqa: E731
+    monkeypatch.setattr(FloatExecutor, "stopped", stops, raising=False)
+    played = play(
+        ScriptedTrips([6.0], contended="shared" in world), epochs=6, patience=1,
+        **({"concurrency": 1, "stops": StopRules(max_updates=len(ends))} | world),
+    )  # fmt: skip
+    assert [t for t, kind, *_ in played.rows("computed")][: len(ends)] == ends
+    assert [steps for steps in played.sink.notes("steps") if steps is not None][-1] == 3
+    assert asked[:2] == [(0, 2), (0, 3)]
+
+
+# ---- what must not change
+
+
+def legs(slow: float = 1.0) -> tuple[str, ...]:
+    """Drawn legs, so many times as slow; rates are whole bits a second, so that their halves are halves."""
+    return (
+        f"network.latency_s={{law='exponential',mean={0.05 * slow}}}", f"network.down_mbps={0.001 / slow}",
+        f"network.up_mbps={0.0006 / slow}", f"clients.device_factor={slow}",
+        "clients.jitter_factor={law='exponential',mean=1.0}", f"clients.wait_s={{law='uniform',low=0.0,high={2.0 * slow}}}", "run.max_updates=60",
+    )  # fmt: skip
+
+
+ACCIDENTS = (
+    "failures.crash_download=0.1", "failures.crash_compute=0.1", "failures.crash_upload=0.2", "failures.upload_loss=0.1",
+    "failures.duplicate=0.2",
+)  # fmt: skip
+
+
+def rows_of(tmp_path, *keys):
+    """(ticks, kind, client, job) of the small quadratic world with these keys, and its model."""
+    built, sink = build(load(scenarios.write(tmp_path, scenarios.QUADRATIC), keys)), MemorySink()
+    engine = Engine(built.world, EventLog(sink))
+    engine.run()
+    return [row[:4] for row in sink.tuples()], engine.model.params
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_half_the_speed_doubles_every_leg(tmp_path, shared):
+    """Devices, links and latencies half as fast, back-offs twice as long, accidents on: the same rows at twice the time, to a tick a leg."""
+
+    def played(slow):
+        links = (f"network.server_egress_mbps={0.001 / slow}", f"network.server_ingress_mbps={0.0008 / slow}")
+        keys = (*legs(slow), *ACCIDENTS, "failures.max_retries=2", f"failures.backoff_s={0.5 * slow}")
+        return rows_of(tmp_path, *keys, *(links if shared else ()))[0]
+
+    once, twice = played(1.0), played(2.0)
+    assert [row[1:] for row in once] == [row[1:] for row in twice]
+    assert max(abs(2 * mine[0] - other[0]) for mine, other in zip(once, twice, strict=True)) <= len(once)
+    assert {"retry", "lose", "duplicate"} <= {row[1] for row in once}
+
+
+def test_a_whole_delay_scale_leaves_the_model_as_it_is_with_accidents_on(tmp_path):
+    """A thousand times as long, bit for bit the same model: accidents lie at shares of legs. Back-offs and shared links are excepted."""
+    once, plain = rows_of(tmp_path, *legs(), *ACCIDENTS)
+    long, scaled = rows_of(tmp_path, *legs(), *ACCIDENTS, "run.delay_scale=1000")
+    assert [(1000 * tick, *rest) for tick, *rest in once] == long
+    assert plain == scaled
