@@ -258,7 +258,7 @@ def learn(job):
     if seen["arrived"] % 500 == 0:
         gc.collect()
         seen["most"] = max(seen["most"], Params.live)
-    if seen["arrived"] in (8000, 40_000):
+    if seen["arrived"] % 2000 == 0:
         seen["memory"][seen["arrived"]] = resident()
     return (np.asarray(job.params) + 1.0).view(Params)
 start = np.zeros(100).view(Params)
@@ -286,10 +286,12 @@ def long_run(clients: int, updates: int) -> dict:
 
 
 def test_rs_01_memory_does_not_grow_with_updates_or_clients():
-    """40,000 updates: memory within 10 % of that at 8,000; as many models alive with 1,000 clients as with 100.
+    """40,000 updates: the least memory of the last 16,000 is that of the 16,000 before, to 5 %; models alive do not follow the clients.
 
-    This process is so small that before 8,000 updates the event log has not yet filled its first batches.
+    This process is so small that before 8,000 updates the event log has not yet filled its first batches, and that batches on their
+    way into a segment are a tenth of it: so the least counts, not a moment.
     """
     many, few = long_run(1000, 40_000), long_run(100, 4_000)
-    assert many["memory"]["40000"] <= 1.1 * many["memory"]["8000"]
+    least = [min(many["memory"][str(at)] for at in range(end - 14_000, end + 1, 2000)) for end in (24_000, 40_000)]
+    assert least[1] <= 1.05 * least[0]
     assert many["most"] == few["most"] <= 10 + 1

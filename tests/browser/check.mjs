@@ -137,6 +137,16 @@ async function settled(page) {
   await page.waitForTimeout(100);
 }
 
+// Until something stays the same for half a second: a machine that is busy draws late.
+async function quiet(page, look) {
+  for (let last = null, same = 0, tries = 0; same < 5 && tries < 100; tries++) {
+    const now = await look();
+    same = now === last ? same + 1 : 0;
+    last = now;
+    await page.waitForTimeout(100);
+  }
+}
+
 // Orders and searches the clients of the timeline, and picks a leg in its legend.
 async function clients(page) {
   const tools = page.locator("#figure-timeline .tools").first();
@@ -158,7 +168,8 @@ async function clients(page) {
   await page.waitForTimeout(200);
   found.clients.nobody = await tools.locator("output").textContent();
   await tools.locator('input[type="search"]').fill("");
-  await page.waitForTimeout(200);
+  await page.waitForFunction((all) => document.querySelector("#chart-timeline").dataset.shown === all, found.clients.orders.first.join("\n"));
+  await quiet(page, () => shapes(page, "timeline", ".gantt_group"));
   const entry = page.locator("#chart-timeline .role-legend-symbol path").first();
   const before = await shapes(page, "timeline", ".gantt_group");
   await entry.click({ force: true });
