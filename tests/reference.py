@@ -212,6 +212,11 @@ class Reference:
 
     # ---- trips
 
+    @property
+    def under_way(self) -> dict[int, Trip]:
+        """All jobs that somebody works at."""
+        return self.flying
+
     def watch_the_roads(self) -> None:
         """Make an entry of every transfer that ends no later than the next entry."""
         following = {what: road.first_end() for what, road in self.roads.items()}
@@ -222,7 +227,7 @@ class Reference:
                 road.advance(first)
                 for job, _, end in road.ended:
                     assert end == first
-                    self.entries.append(Entry(first, LEG, job, what, self.flying[job]))
+                    self.entries.append(Entry(first, LEG, job, what, self.under_way[job]))
                 road.ended.clear()
 
     def transfer(self, trip: Trip) -> None:

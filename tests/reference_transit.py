@@ -14,7 +14,7 @@ from fractions import Fraction
 
 from fluid import Flow, per_tick
 from reference import ARRIVAL, LEG, Entry, Shared, Trip
-from reference_journeys import TRANSFERS, Journeys
+from reference_journeys import BETWEEN, TRANSFERS, Journeys
 
 BITS = Fraction(2520 * 8)
 
@@ -89,7 +89,7 @@ class Transit(Journeys):
         if self.to_do(trip) and walk.leg in TRANSFERS and self.down():
             walk.halted = True
             self.met.add("halt")
-            self.entries.append(Entry(self.now, 0.5, trip.id, "halt", trip))
+            self.entries.append(Entry(self.now, BETWEEN, trip.id, "halt", trip))
             return
         walk.since = self.now
         last = mine.left == 0
@@ -128,19 +128,6 @@ class Transit(Journeys):
         )
         self.met.add("shared road")
         self.met |= {"crowded road"} if len(road.flows) > 1 else set()
-
-    def watch_the_roads(self) -> None:
-        """As without weather; strays are on the roads as well."""
-        following = {what: road.first_end() for what, road in self.roads.items()}
-        ticks = [tick for tick in following.values() if tick is not None]
-        first = min([*ticks, *(entry.tick for entry in self.entries)], default=None)
-        for what, road in self.roads.items():
-            if following[what] is not None and following[what] == first:
-                road.advance(first)
-                for job, _, end in road.ended:
-                    assert end == first
-                    self.entries.append(Entry(first, LEG, job, what, self.under_way[job]))
-                road.ended.clear()
 
     def latency_ends(self, trip: Trip) -> None:
         """Now the bits move."""
@@ -192,24 +179,6 @@ class Transit(Journeys):
             walk.left = self.length(trip)
             mine.left = BITS if self.shared(trip) is not None else Fraction(0)
 
-    def goes_down(self, _: None) -> None:
-        """An outage begins."""
-        for trip in sorted(self.under_way.values(), key=lambda trip: trip.id):
-            walk = self.walks[trip.id]
-            moving = walk.leg in TRANSFERS and walk.since is not None
-            if not moving or any(
-                entry.subject is trip and entry.what in {"leg_ends", "crash"} and entry.tick == self.now
-                for entry in self.entries
-            ):
-                continue
-            if self.weather.on_outage == "fail":
-                self.entries.append(Entry(self.now, ARRIVAL, trip.id, "crash", trip))
-            else:
-                self.stand(trip)
-                walk.halted = True
-                self.met.add("halt")
-                self.entries.append(Entry(self.now, 0.5, trip.id, "halt", trip))
-
     def crash(self, trip: Trip) -> None:
         """An attempt fails: what is through stays through, but a shared transfer pays its latency again."""
         walk, mine, shared = self.walks[trip.id], self.bits[trip.id], self.shared(trip)
@@ -228,7 +197,7 @@ class Transit(Journeys):
         walk.left = self.length(trip)
         self.light(trip)
         mine.left = BITS if self.weather.restarts else self.whole_bytes(left)
-        self.entries.append(Entry(self.now + self.weather.backoff, 0.5, trip.id, "resume", trip))
+        self.entries.append(Entry(self.now + self.weather.backoff, BETWEEN, trip.id, "resume", trip))
 
     def whole_bytes(self, left: Fraction) -> Fraction:
         """Only whole bytes need not be carried again."""
