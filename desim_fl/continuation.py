@@ -17,9 +17,9 @@ from desim_fl.readings import OTHER_RUN, Decided, Decisions, Read
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from desim_fl.buffers import Brought
     from desim_fl.core import Job, Model, Send
     from desim_fl.eventlog import Tail
-    from desim_fl.statistics import Brought
 
 
 class Carried(NamedTuple):
@@ -99,7 +99,7 @@ class ResumableEngine(Engine):
             jobs=carried(flying.job for flying in self.flights.values()),
             caches=self._caches,
             memories=self._memories,
-            buffers=self.statistics.brought,
+            buffers=self.buffers.brought,
             ahead=ahead(self.world.executor),
             tail=self.log.tail(),
             read=self.readings.kept(),
@@ -120,7 +120,7 @@ class ResumableEngine(Engine):
         self._view.model = held.model
         self._caches.clear()
         self._caches.update(held.caches)
-        self._memories, self.statistics.brought = held.memories, held.buffers
+        self._memories, self.buffers.brought = held.memories, held.buffers
         for flying in self.flights.values():
             flying.job = loaded(flying.job, held.jobs[flying.job.id])
         self._evaluator.forget()

@@ -22,6 +22,7 @@ import simpy
 from simpy.core import EmptySchedule
 
 from desim_fl.algebra import Null, is_finite
+from desim_fl.buffers import Buffers
 from desim_fl.complaints import non_finite, nothing_left, unlike_the_plan
 from desim_fl.consultation import Consultation
 from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Update
@@ -34,7 +35,6 @@ from desim_fl.patience import remark, watched
 from desim_fl.premises import furnish, open_up
 from desim_fl.readings import Decisions, Readings
 from desim_fl.standstill import Standstill
-from desim_fl.statistics import Statistics
 from desim_fl.ticks import MOST_TICKS, to_ticks
 from desim_fl.usage import Usage
 from desim_fl.view import LiveView
@@ -74,7 +74,7 @@ class Engine:
         self._alarms: dict[str, Due] = {}
         self._alarm_count = 0
         self._memories: dict[int, Any] = {}
-        self.statistics = Statistics()
+        self.buffers = Buffers()
         self._still = Standstill(world.stops)
         self._most_versions, self._most_updates = world.stops.most()
         self._hears = world.selector.reads_outcomes
@@ -212,7 +212,7 @@ class Engine:
     def _remember(self, job: Job, outcome: Outcome, loss: float | None, *, averaged: bool, finite: bool) -> None:
         """Keep the buffers for the next publish, and let a selector that reads outcomes know."""
         if averaged and self.model.buffers:
-            self.statistics.bring(job, outcome.buffers if finite else None)
+            self.buffers.bring(job, outcome.buffers if finite else None)
         if self._hears:
             self._desk.hear(job.client, self.readings.read(loss))
 
@@ -332,7 +332,7 @@ class Engine:
     def _publish(self, reply: Reply, client: int, job: int) -> None:
         version, buffers = self.model.version + 1, self.model.buffers
         if buffers:
-            buffers = self.statistics.averaged(self.world, buffers, reply.shares)
+            buffers = self.buffers.averaged(self.world, buffers, reply.shares)
         self.model = self._view.model = model = new(Model, (version, reply.params, buffers))
         self.ledger.publish()
         self._still.abandoned = self._still.rejected = 0

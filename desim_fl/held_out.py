@@ -49,8 +49,3 @@ def _split(part: Indices, share: float, seed: int, key: int) -> tuple[Indices, I
         return part, part[:0]
     shuffled = stream(seed, Purpose.HELD_OUT, key, 0).permutation(len(part))
     return part[np.sort(shuffled[kept:])], part[np.sort(shuffled[:kept])]
-
-
-def of(clients: Indices, indices: Indices, count: int) -> tuple[Indices, ...]:
-    """Return what each of ``count`` clients keeps back, from the two columns of the table ``kept_back``."""
-    return tuple(indices[clients == client] for client in range(count))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from desim_fl import held_out, rundir
+from desim_fl import rundir
 from desim_fl.errors import RunDirectoryError
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ def stored(folder: Path) -> Stored | None:
         return found
     try:
         table = pl.read_parquet(path)
-        parts = held_out.of(table["client"].to_numpy(), table["index"].to_numpy(), len(found.parts))
+        parts = rundir.by_client(table["client"].to_numpy(), table["index"].to_numpy(), len(found.parts))
     except (pl.exceptions.PolarsError, OSError) as error:
         raise RunDirectoryError(f"{path} cannot be read: {error}") from error
     return found._replace(held=parts)

@@ -7,11 +7,11 @@ import math
 import pytest
 from worlds import ScriptedTrips, play
 
+from desim_fl.buffers import Buffers
 from desim_fl.core import Job, Work
 from desim_fl.errors import RefusedError, ScenarioError
 from desim_fl.learning.descent import Descent
 from desim_fl.learning.quadratic import QuadraticTask
-from desim_fl.statistics import Statistics
 from desim_fl.strategies import FedAvg, build
 from desim_fl.strategies.fednova import FedNova
 from desim_fl.strategies.fedprox import FedProx
@@ -362,7 +362,7 @@ def test_buffers_that_no_version_names_are_let_go():
         def averaged(self, base, buffers, shares):
             return sorted(buffers)
 
-    held, world = Statistics(), World()
+    held, world = Buffers(), World()
     jobs = [Job(number, client, 0, 0, 0.0, None, Work()) for number, client in enumerate([7, 8, 7, 9])]
     held.bring(jobs[0], "a")
     held.bring(jobs[1], None)  # not finite

@@ -22,7 +22,7 @@ class Brought(NamedTuple):
     older: dict[int, tuple[int, Any]]
 
 
-class Statistics:
+class Buffers:
     """Keeps what clients brought; of versions long gone, one a client at most."""
 
     __slots__ = ("brought",)
