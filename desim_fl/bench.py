@@ -305,19 +305,19 @@ class Choice(NamedTuple):
     reason: str
 
 
-def auto(model: str, figures: Sequence[Figure]) -> Choice:
+def auto(model: str, figures: Sequence[Figure], *, near: bool = False) -> Choice:
     """Ask ``auto`` what it takes for a run that is long enough, and look its speed up among what was measured.
 
-    ``vmap`` is left out of the comparison: its results are only near, so that it must be asked for.
+    It is compared with the exact sides, or with all where ``near`` results are allowed.
     """
     from desim_fl.executors.choice import Wish, choose  # noqa: PLC0415  (the table of models must not need torch)
 
-    executor, reason = choose(_task(model), Wish("auto", None, 1, None), [STEPS])
+    executor, reason = choose(_task(model), Wish("auto", None, 1, None, width=VMAP_WIDTH, near=near), [STEPS])
     executor.close()
     kind = type(executor).__name__.removesuffix("Executor").lower().replace("thread", "threads")
-    exact = [figure for figure in figures if figure.side.startswith("desim-fl") and "vmap" not in figure.side]
-    taken = next(figure for figure in exact if figure.side.startswith(f"desim-fl {kind}"))
-    return Choice(taken.side, taken.mean / max(figure.mean for figure in exact), reason)
+    ours = [figure for figure in figures if figure.side.startswith("desim-fl") and (near or "vmap" not in figure.side)]
+    taken = next(figure for figure in ours if figure.side.startswith(f"desim-fl {kind}"))
+    return Choice(taken.side, taken.mean / max(figure.mean for figure in ours), reason)
 
 
 def table(model: str, figures: Sequence[Figure]) -> str:

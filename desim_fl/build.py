@@ -313,6 +313,7 @@ def _executor(
         asked.address,
         _concurrency(scenario),
         asked.width,
+        asked.near,
     )
     steps = [work.steps or 0 for work in assignment.usual]
     executor, reason = choose(task, wish, steps)

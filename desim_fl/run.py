@@ -231,7 +231,7 @@ def manifest(session: Session, model_sha256: str | None) -> dict[str, Any]:
         "threads_per_job": executor.threads_per_job,
         "host": {"platform": platform.platform(), "machine": platform.machine()},
         "summary": {**summary(session), "wall_s": round(perf_counter() - session.began, 3)},
-        "wall_fields": _wall_fields(built.world.executor.name),
+        "wall_fields": _wall_fields(near=built.world.executor.name == "vmap"),
     }
 
 
@@ -244,11 +244,11 @@ def _trace(built: Built) -> dict[str, Any] | None:
     )
 
 
-def _wall_fields(executor: str) -> list[str]:
+def _wall_fields(*, near: bool) -> list[str]:
     """Names of what does not bear on the result; vmap does, in its last bits."""
     about = ["created", "host", "executor", "executor_reason", "reuse", "resumed_at_s", "checkpoints", "files"]
     fields = [*about, "summary.wall_s"]
-    return [field for field in fields if field != "executor" or executor != "vmap"]
+    return [field for field in fields if field != "executor" or not near]
 
 
 def _reuse(session: Session) -> dict[str, int] | None:
@@ -330,7 +330,7 @@ def _resumable(folder: Path, overrides: Sequence[str]) -> tuple[Scenario, Scenar
     who = {name: getattr(written.executor, name) for name in ("name", "workers", "reuse", "reuse_limit_gb")}
     if scenario.model_copy(update={"executor": scenario.executor.model_copy(update=who)}) != written:
         raise ScenarioError(f"{folder}: for the rest of a run only {', '.join(who)} of [executor] can be changed")
-    if "vmap" in (names := {written.executor.name, scenario.executor.name}) and len(names) > 1:
+    if written.executor.bits() != scenario.executor.bits():
         raise ScenarioError(f"{folder}: what vmap began only vmap can end alike, and the other way round")
     return written, scenario
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import signal
@@ -11,16 +13,33 @@ import textwrap
 import time
 import tomllib
 from pathlib import Path
+from unittest import mock
 
 import jsonschema
 import polars as pl
 import pytest
 
 import scenarios
-from desim_fl import eventlog
+from desim_fl import cli, eventlog
 
 
-def desim(*arguments: object, cwd=None, **environment: str) -> subprocess.CompletedProcess[str]:
+def desim(*arguments: object, cwd=None) -> subprocess.CompletedProcess[str]:
+    """Run the command line's entry point in this process, from a folder: exit code and what was printed."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(cwd or "."),
+        mock.patch.object(sys, "argv", ["desim-fl", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess(arguments, int(code or 0), out.getvalue(), err.getvalue())
+
+
+def apart(*arguments: object, cwd=None) -> subprocess.CompletedProcess[str]:
     """Run the command line in a fresh process."""
     return subprocess.run(
         [sys.executable, "-m", "desim_fl", *map(str, arguments)],
@@ -31,7 +50,6 @@ def desim(*arguments: object, cwd=None, **environment: str) -> subprocess.Comple
         env={
             **os.environ,
             "PYTHONPATH": os.pathsep.join([str(Path.cwd()), *filter(None, [os.environ.get("PYTHONPATH")])]),
-            **environment,
         },
     )
 
@@ -78,7 +96,7 @@ def test_print_config_shows_every_effective_value_and_loads_again(tmp_path):
 def test_json_is_one_object_and_nothing_else(tmp_path):
     """Run --json prints exactly one JSON object with the promised names; plan's has null for what is trained."""
     path = scenarios.write(tmp_path)
-    done = desim("run", path, "--out", tmp_path / "run", "--json")
+    done = apart("run", path, "--out", tmp_path / "run", "--json")
     found = json.loads(done.stdout)
     promised = {
         "run_dir", "timeline_sha256", "model_sha256", "accuracy", "loss", "virtual_time_s", "versions", "updates", "wall_s",
@@ -141,7 +159,7 @@ def test_a_failing_job_exits_with_one_and_leaves_the_directory(tmp_path):
         "def net():\n    return Net(8, 4)\n"
     )
     text = scenarios.BLOBS.replace('name = "mlp"\nhidden = [16]', 'name = "shop:net"')
-    done = desim("run", scenarios.write(tmp_path, text), "--out", tmp_path / "run", cwd=tmp_path)
+    done = apart("run", scenarios.write(tmp_path, text), "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 1
     for part in ("job ", "client ", "from version ", "executor inline", "out of luck"):
         assert part in done.stderr
@@ -175,10 +193,10 @@ def test_an_own_strategy_runs_by_name(tmp_path):
         'name = "fedbuff"\nbuffer_size = 2', 'name = "mine:Half"\nargs = { rate = 0.25 }'
     )
     path = scenarios.write(tmp_path, text)
-    done = desim("run", path, "--json", "--out", tmp_path / "run", cwd=tmp_path)
+    done = apart("run", path, "--json", "--out", tmp_path / "run", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert set(eventlog.read(tmp_path / "run" / "events").collect()["weight"].drop_nulls()) == {0.25}
-    wrong = desim("run", path, "--set", "strategy.args={ratio=1}", cwd=tmp_path)
+    wrong = apart("run", path, "--set", "strategy.args={ratio=1}", cwd=tmp_path)
     assert wrong.returncode == 2
     assert "ratio" in wrong.stderr
 
@@ -207,7 +225,7 @@ def test_workers_beyond_one_are_refused_by_name(tmp_path):
 )
 def test_wrong_usage_exits_with_two_and_no_traceback(arguments, tmp_path):
     """Missing files, commands and arguments are told in words."""
-    done = desim(*arguments, cwd=tmp_path)
+    done = (desim if arguments else apart)(*arguments, cwd=tmp_path)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
 

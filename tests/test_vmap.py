@@ -23,6 +23,9 @@ from desim_fl.executors.tickets import WorkerError
 from desim_fl.executors.vmap import VmapExecutor
 from desim_fl.learning.identity import Identity
 from desim_fl.learning.quadratic import QuadraticTask
+from desim_fl.run import resume
+from desim_fl.scenario import load
+from desim_fl.study.playing import key_of
 from desim_fl.verify import verify
 
 VMAP = ('executor.name="vmap"', "executor.width=4")
@@ -250,12 +253,39 @@ def test_tasks_without_a_network_and_groups_of_one_go_one_by_one():
     assert choose(blob_task(NormNet), wish, [1])[1].endswith("at once, batches of one size at a time")
 
 
-def test_auto_never_takes_vmap():
-    """Results that are only near must be asked for."""
+def test_auto_never_takes_vmap_unasked():
+    """Results that are only near must be allowed."""
     for jobs in (1, 10_000, None):
         executor, _ = choose(blob_task(), Wish("auto", None, 1, jobs, width=16), [4])
-        assert getattr(executor, "name", "") in {"inline", "pool"}
+        assert executor.name in {"inline", "threads", "pool"}
         executor.close()
+
+
+def convolutional() -> torch.nn.Module:
+    """Six numbers, taken for a row of them."""
+    return torch.nn.Sequential(
+        torch.nn.Unflatten(1, (1, 6)), torch.nn.Conv1d(1, 2, 3), torch.nn.Flatten(), torch.nn.Linear(8, 4)
+    )
+
+
+@pytest.mark.parametrize(
+    ("model", "taken"),
+    [
+        (smooth, True),
+        (lambda: torch.nn.Linear(6, 4), True),
+        (convolutional, False),
+        (NormNet, False),
+        (lambda: torch.nn.Sequential(torch.nn.Linear(6, 150_000), torch.nn.Linear(150_000, 4)), False),
+    ],
+)
+@pytest.mark.parametrize("jobs", [1, None])
+def test_auto_takes_vmap_for_small_dense_networks_where_near_results_are_allowed(model, taken, jobs):
+    """The kind of network decides, not how fast or busy this machine is, nor how much there is to train."""
+    wish = Wish("auto", None, 1, jobs, width=4, near=True)
+    executor, reason = choose(blob_task(model), wish, [4])
+    executor.close()
+    assert (executor.name == "vmap") == taken, reason
+    assert taken == ("near results are allowed" in reason)
 
 
 def test_the_store_of_outcomes_gets_nothing(tmp_path):
@@ -278,13 +308,13 @@ def test_the_store_of_outcomes_gets_nothing(tmp_path):
         ('executor={name="inline", width=4}', 'width must not be given with name = "inline"; it belongs to "vmap"'),
         ("executor.width=4", 'width must not be given with name = "auto"; it belongs to "vmap"'),
         ('executor={name="vmap", reuse=true}', "reuse = true is refused with vmap"),
+        ("executor={near=true, reuse=true}", "reuse = true is refused with vmap"),
+        ('executor={name="pool", near=true}', 'near must not be given with name = "pool"'),
         ('executor={name="vmap", width=0}', "width"),
     ],
 )
 def test_scenarios_that_do_not_fit_vmap_are_refused(tmp_path, override, why):
     """``width`` belongs to vmap, and what a cache holds may not decide who is trained with whom."""
-    from desim_fl.scenario import load  # noqa: PLC0415
-
     text = scenarios.BLOBS.replace("[executor]\nreuse = false\n", "")
     with pytest.raises(ScenarioError) as caught:
         load(scenarios.write(tmp_path, text), [override])
@@ -347,6 +377,26 @@ def test_a_run_is_really_batched_and_verify_plays_it_again_with_the_same_groups(
     resolved = (folder / "scenario.toml").read_text()
     assert "width = 4" in resolved
     assert "width" not in (tmp_path / "inline" / "scenario.toml").read_text()
+
+
+def test_a_run_that_allows_near_results_is_that_of_vmap_and_only_it_can_end_it(tmp_path):
+    """``near`` gives vmap's bits; they belong to the run's identity, so that no exact executor takes the rest over."""
+    text = world(STRATEGIES["fedbuff"])
+    _, asked = scenarios.played(tmp_path, text, *VMAP, out="asked")
+    folder, allowed = scenarios.played(tmp_path, text, "executor.near=true", "executor.width=4", out="allowed")
+    assert allowed["executor"] == "vmap"
+    assert allowed["model_sha256"] == asked["model_sha256"]
+    assert "executor" not in allowed["wall_fields"]
+    assert verify(folder, rerun=True) == []
+    exact, _ = scenarios.played(tmp_path, text, 'executor.name="inline"', out="exact")
+    assert key_of(load(exact / "scenario.toml"), timing_only=False) != key_of(
+        load(folder / "scenario.toml"), timing_only=False
+    )
+    for began, other in ((folder, '"inline"'), (folder, '"vmap"'), (exact, '"vmap"')):
+        manifest = began / "manifest.json"
+        manifest.write_text(manifest.read_text().replace('"finished"', '"running"'))
+        with pytest.raises(ScenarioError, match=r"only vmap can end alike|near must not be given"):
+            resume(began, [f"executor.name={other}"])
 
 
 def test_a_run_with_another_width_is_another_run_in_last_bits_only(tmp_path):

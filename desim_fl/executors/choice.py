@@ -41,6 +41,7 @@ class Wish(NamedTuple):
     address: str | None = None
     most: int | None = None
     width: int = 1
+    near: bool = False
 
 
 def cores() -> int:
@@ -71,14 +72,17 @@ def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]
         return _ray(task, wish)
     if wish.name == "pool" or (wish.workers or 1) > 1:
         return _pool(task, workers), f"asked for, {workers} workers"
-    return _auto(task, wish.jobs, workers, steps)
+    return _auto(task, wish, workers, steps)
 
 
-def _auto(task: Task, jobs: int | None, workers: int, steps: Sequence[int]) -> tuple[Executor, str]:
+def _auto(task: Task, wish: Wish, workers: int, steps: Sequence[int]) -> tuple[Executor, str]:
+    if wish.near and _dense(task):
+        executor, reason = _vmap(task, wish.width, workers)
+        return executor, f"auto: near results are allowed, and all layers are dense: {reason}"
     device = getattr(task, "device", None)
     if device is None or device.type != "cpu" or workers == 1:
         return InlineExecutor(task), "auto: nothing to gain from others (no network, one core, or a GPU)"
-    cost = _cost(task, jobs, steps)
+    cost = _cost(task, wish.jobs, steps)
     seconds = expected(cost, workers)
     if multiprocessing.current_process().daemon:  # a worker itself, which may not start others
         del seconds["pool"]
@@ -118,6 +122,18 @@ def expected(cost: Cost, workers: int) -> dict[str, float]:
         "threads": THREADS_START_S + total / busy,
         "pool": POOL_START_S + total / workers,
     }
+
+
+def _dense(task: Any) -> bool:
+    """Whether batched training is faster than processes: small dense networks on a CPU, measured.
+
+    Nothing of this machine is asked, so that the same scenario gives the same bits anywhere that it is asked.
+    """
+    if not hasattr(task, "module") or task.device.type != "cpu":
+        return False
+    from desim_fl.learning.trial import gains  # noqa: PLC0415  (needs torch)
+
+    return gains(task.module)
 
 
 def _threadable(task: Any) -> bool:

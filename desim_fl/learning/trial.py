@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
 from desim_fl.core import Work
 from desim_fl.learning import batches, corrections, local, randomness
@@ -31,6 +32,17 @@ _LR = 1e-3
 _STEADY = 1e-6  # of a tensor's length: what rounding alone may move it
 _BESIDE = 1e-5  # of how far all tensors moved together
 _SCALES = (1.0, 1.01, 0.99)  # of version 0's parameters, so that the jobs start from different ones
+
+
+# Up to here batches of jobs beat one job a process on a CPU; measured by ``desim-fl bench train``, see docs/executors.md.
+GAINING_PARAMETERS = 1_000_000
+
+
+def gains(module: nn.Module) -> bool:
+    """Whether a network is of the kind that is faster in batches on a CPU: small, with parameters in dense layers only."""
+    holders = [part for part in module.modules() if next(part.parameters(recurse=False), None) is not None]
+    count = sum(value.numel() for value in module.parameters())
+    return bool(holders) and all(type(part) is nn.Linear for part in holders) and count <= GAINING_PARAMETERS
 
 
 class Verdict(NamedTuple):

@@ -158,10 +158,13 @@ def _address(executor: Executor) -> Iterator[Problem]:
 
 
 def _vmap(executor: Executor) -> Iterator[Problem]:
-    if executor.name != "vmap" and executor.given("width"):
-        text = f'width must not be given with name = "{executor.name}"; it belongs to "vmap"'
+    if executor.near and executor.name != "auto":
+        text = f'near must not be given with name = "{executor.name}"; it tells "auto" that vmap may be taken'
+        yield Problem(("executor", "near"), text, (("executor", "name"),))
+    if not executor.bits() and executor.given("width"):
+        text = f'width must not be given with name = "{executor.name}"; it belongs to "vmap" (and to near = true)'
         yield Problem(("executor", "width"), text, (("executor", "name"),))
-    if executor.name == "vmap" and executor.reuse:
+    if executor.bits() and executor.reuse:
         text = (
             "reuse = true is refused with vmap: which jobs are trained together, and so the last bits of each, would "
             "depend on what the cache holds"

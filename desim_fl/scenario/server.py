@@ -153,6 +153,11 @@ class Executor(Table):
     width: Annotated[int, Field(ge=1, le=4096)] = Field(
         default=16, description="With vmap: waiting jobs that are trained together. Results depend on it, in last bits."
     )
+    near: bool = Field(
+        default=False,
+        description="Let auto take vmap as well, where the network's kind says that it is faster: dense layers alone, on "
+        "a CPU. Results are then those of vmap.",
+    )
     reuse: bool | None = Field(
         default=None,
         description="Keep outcomes in the user's cache folder, and take those that were computed before on this "
@@ -162,6 +167,10 @@ class Executor(Table):
         default=2.0, description="Largest size of that folder; what was not used for longest goes first."
     )
 
+    def bits(self) -> dict[str, object]:
+        """Return what decides last bits of results: nothing, unless jobs may be trained together."""
+        return {"name": self.name, "width": self.width} if self.name == "vmap" or self.near else {}
+
     def idle(self) -> frozenset[str]:
         """Return ``width`` where jobs are not trained together."""
-        return frozenset() if self.name == "vmap" else frozenset({"width"})
+        return frozenset() if self.bits() else frozenset({"width"})

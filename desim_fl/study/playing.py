@@ -44,8 +44,7 @@ def key_of(scenario: Scenario, *, timing_only: bool) -> str:
     """Return the hash of everything that decides a run's result; vmap does, in its last bits."""
     document = scenario.resolved()
     document.pop("checkpoint", None)
-    executor = document.pop("executor")
-    document["executor"] = {key: executor.get(key) for key in ("name", "width")} if executor["name"] == "vmap" else {}
+    document["executor"] = scenario.executor.bits()
     document.update(timing_only=timing_only, version=__version__)
     text = json.dumps(document, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
@@ -69,7 +68,7 @@ def failed(key: str, error: str) -> Row:
 
 def _alone(scenario: Scenario) -> Scenario:
     """Let a scenario train in the process that plays it, beside other runs; the results are the same (law 2)."""
-    if scenario.executor.name == "vmap":
+    if scenario.executor.bits():
         return scenario
     executor = scenario.executor.model_copy(update={"name": "inline", "workers": None, "address": None})
     return scenario.model_copy(update={"executor": executor})
