@@ -305,19 +305,32 @@ class Choice(NamedTuple):
     reason: str
 
 
-def auto(model: str, figures: Sequence[Figure], *, near: bool = False) -> Choice:
-    """Ask ``auto`` what it takes for a run that is long enough, and look its speed up among what was measured.
-
-    It is compared with the exact sides, or with all where ``near`` results are allowed.
-    """
+def auto(model: str, figures: Sequence[Figure]) -> Choice:
+    """Ask ``auto`` what it takes for a run that is long enough, and look its speed up among the exact sides."""
     from desim_fl.executors.choice import Wish, choose  # noqa: PLC0415  (the table of models must not need torch)
 
-    executor, reason = choose(_task(model), Wish("auto", None, 1, None, width=VMAP_WIDTH, near=near), [STEPS])
+    executor, reason = choose(_task(model), Wish("auto", None, 1, None), [STEPS])
     executor.close()
     kind = type(executor).__name__.removesuffix("Executor").lower().replace("thread", "threads")
-    ours = [figure for figure in figures if figure.side.startswith("desim-fl") and (near or "vmap" not in figure.side)]
-    taken = next(figure for figure in ours if figure.side.startswith(f"desim-fl {kind}"))
-    return Choice(taken.side, taken.mean / max(figure.mean for figure in ours), reason)
+    exact = [figure for figure in ours(figures) if "vmap" not in figure.side]
+    taken = next(figure for figure in exact if figure.side.startswith(f"desim-fl {kind}"))
+    return Choice(taken.side, taken.mean / max(figure.mean for figure in exact), reason)
+
+
+def auto_near(model: str, figures: Sequence[Figure], exact: Choice) -> Choice:
+    """The same where ``executor.near`` allows results that are only near; ``exact`` is what is taken without."""
+    from desim_fl.executors.choice import gains_in_batches  # noqa: PLC0415  (as above)
+
+    batched = gains_in_batches(_task(model))
+    sides = {figure.side: figure.mean for figure in ours(figures)}
+    side = next(side for side in sides if "vmap" in side) if batched else exact.side
+    reason = "all layers are dense" if batched else exact.reason
+    return Choice(side, sides[side] / max(sides.values()), reason)
+
+
+def ours(figures: Sequence[Figure]) -> list[Figure]:
+    """Those sides that are desim-fl's executors."""
+    return [figure for figure in figures if figure.side.startswith("desim-fl")]
 
 
 def table(model: str, figures: Sequence[Figure]) -> str:

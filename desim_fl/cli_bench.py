@@ -39,7 +39,8 @@ def train(
     found, chosen, near = {}, {}, {}
     for name in models or measure.MODELS:
         figures = measure.train(name, jobs, repeats, ray=ray)
-        choice, nearly = measure.auto(name, figures), measure.auto(name, figures, near=True)
+        choice = measure.auto(name, figures)
+        nearly = measure.auto_near(name, figures, choice)
         found[name] = [{**figure._asdict(), "mean": figure.mean, "sd": figure.sd} for figure in figures]
         chosen[name], near[name] = choice._asdict(), nearly._asdict()
         if not as_json:

@@ -76,7 +76,7 @@ def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]
 
 
 def _auto(task: Task, wish: Wish, workers: int, steps: Sequence[int]) -> tuple[Executor, str]:
-    if wish.near and _dense(task):
+    if wish.near and gains_in_batches(task):
         executor, reason = _vmap(task, wish.width, workers)
         return executor, f"auto: near results are allowed, and all layers are dense: {reason}"
     device = getattr(task, "device", None)
@@ -124,7 +124,7 @@ def expected(cost: Cost, workers: int) -> dict[str, float]:
     }
 
 
-def _dense(task: Any) -> bool:
+def gains_in_batches(task: Any) -> bool:
     """Whether batched training is faster than processes: small dense networks on a CPU, measured.
 
     Nothing of this machine is asked, so that the same scenario gives the same bits anywhere that it is asked.
