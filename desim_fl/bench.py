@@ -321,9 +321,10 @@ def auto_near(model: str, figures: Sequence[Figure], exact: Choice) -> Choice:
     """The same where ``executor.near`` allows results that are only near; ``exact`` is what is taken without."""
     from desim_fl.executors.choice import gains_in_batches  # noqa: PLC0415  (as above)
 
-    batched = gains_in_batches(_task(model))
     sides = {figure.side: figure.mean for figure in ours(figures)}
-    side = next(side for side in sides if "vmap" in side) if batched else exact.side
+    vmap = next(figure for figure in figures if "vmap" in figure.side)
+    batched = gains_in_batches(_task(model)) and "one by one" not in vmap.note
+    side = vmap.side if batched else exact.side
     reason = "all layers are dense" if batched else exact.reason
     return Choice(side, sides[side] / max(sides.values()), reason)
 

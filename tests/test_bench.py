@@ -39,10 +39,12 @@ def test_bench_train_compares_all_sides_in_one_run():
 def test_with_near_results_allowed_auto_takes_vmap_for_the_dense_network_only():
     """The CNN stays with what is taken without; shares are of the fastest side of ours, vmap among them."""
     rates = {"bare": 9.0, "desim-fl pool, 2": 4.0, "desim-fl vmap, 2 processes": 5.0}
-    figures = [Figure(side, (rate, rate), 1.0) for side, rate in rates.items()]
+    figures = [Figure(side, (rate, rate), 1.0, "up to 16 jobs at once") for side, rate in rates.items()]
     exact = bench.Choice("desim-fl pool, 2", 1.0, "measured")
     assert bench.auto_near("cnn", figures, exact) == ("desim-fl pool, 2", 0.8, "measured")
     assert bench.auto_near("mlp", figures, exact)[:2] == ("desim-fl vmap, 2 processes", 1.0)
+    figures[-1] = figures[-1]._replace(note="trained one by one: it branches on data")
+    assert bench.auto_near("mlp-branching", figures, exact) == ("desim-fl pool, 2", 0.8, "measured")
 
 
 def test_ray_is_measured_where_it_is_asked_for():

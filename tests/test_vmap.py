@@ -268,6 +268,17 @@ def convolutional() -> torch.nn.Module:
     )
 
 
+class Choosy(torch.nn.Module):
+    """A dense layer behind a branch on the data, which cannot be batched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = torch.nn.Linear(6, 4)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return self.inner(inputs if inputs[0, 0] > 0 else -inputs)
+
+
 @pytest.mark.parametrize(
     ("model", "taken"),
     [
@@ -275,7 +286,8 @@ def convolutional() -> torch.nn.Module:
         (lambda: torch.nn.Linear(6, 4), True),
         (convolutional, False),
         (NormNet, False),
-        (lambda: torch.nn.Sequential(torch.nn.Linear(6, 150_000), torch.nn.Linear(150_000, 4)), False),
+        (lambda: torch.nn.Sequential(torch.nn.Linear(6, 20_000), torch.nn.Linear(20_000, 4)), False),
+        (Choosy, False),
     ],
 )
 @pytest.mark.parametrize("jobs", [1, None])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from desim_fl.core import Executor
+    from desim_fl.executors.vmap import VmapExecutor
     from desim_fl.learning.task import Task
 
 # What decides ``auto``; measured by ``desim-fl bench train``, see docs/executors.md.
@@ -78,7 +79,9 @@ def choose(task: Task, wish: Wish, steps: Sequence[int]) -> tuple[Executor, str]
 def _auto(task: Task, wish: Wish, workers: int, steps: Sequence[int]) -> tuple[Executor, str]:
     if wish.near and gains_in_batches(task):
         executor, reason = _vmap(task, wish.width, workers)
-        return executor, f"auto: near results are allowed, and all layers are dense: {reason}"
+        if executor.batched is not None:
+            return executor, f"auto: near results are allowed, and all layers are dense: {reason}"
+        executor.close()
     device = getattr(task, "device", None)
     if device is None or device.type != "cpu" or workers == 1:
         return InlineExecutor(task), "auto: nothing to gain from others (no network, one core, or a GPU)"
@@ -199,7 +202,7 @@ def _ray(task: Task, wish: Wish) -> tuple[Executor, str]:
     return executor, f"asked for, {executor.workers} workers on {where} ({executor.nodes} nodes)"
 
 
-def _vmap(task: Task, width: int, lanes: int) -> tuple[Executor, str]:
+def _vmap(task: Task, width: int, lanes: int) -> tuple[VmapExecutor, str]:
     from desim_fl.executors.vmap import VmapExecutor  # noqa: PLC0415  (as the pool)
 
     executor = VmapExecutor(task, width, lanes)
