@@ -82,13 +82,26 @@ def _pool(view: View, roster: Roster, group: str | None) -> _Pool:
     return _Everybody(roster, view.clients) if group is None else _Group(roster, view.groups[group])
 
 
+class Named(NamedTuple):
+    """Clients that the draws of a block of dispatch numbers from ``first`` on name among ``size``.
+
+    ``clients`` are those of each number's first word, as a list, since that one is nearly always enough; ``tries``
+    those of its first four words, shape ``(ROWS, 4)``.
+    """
+
+    first: int
+    size: int
+    clients: list[int]
+    tries: NDArray[np.uint64]
+
+
 @dataclass(slots=True)
 class _Words:
     """Draws of 1,024 dispatch numbers at a time: a memo of a pure function, not state."""
 
     seed: int
     _memo: dict[int, tuple[int, list[list[int]]]] = field(default_factory=dict, repr=False)  # by group of four tries
-    firsts: tuple[int, int, list[list[int]]] = field(default=(-1, 0, []), repr=False)  # of the block asked for last
+    named: Named = field(default_factory=lambda: Named(-1, 0, [], np.zeros((0, 4), np.int64)), repr=False)
     _ranks: tuple[int, list[int]] = field(default=(-1, []), repr=False)
 
     def _block(self, first: int, group: int) -> NDArray[np.uint32]:
@@ -105,13 +118,13 @@ class _Words:
                 self._memo[group] = first, rows
             yield from rows[place]
 
-    def name(self, number: int, size: int) -> tuple[int, int, list[list[int]]]:
+    def name(self, number: int, size: int) -> Named:
         """Whom the first four words of each dispatch number in the block of ``number`` name among ``size`` clients."""
         first = number - number % ROWS
-        if self.firsts[:2] != (first, size):
-            named = (self._block(first, 0).astype(np.uint64) * np.uint64(size)) >> np.uint64(32)
-            self.firsts = first, size, named.tolist()
-        return self.firsts
+        if self.named[:2] != (first, size):
+            clients = (self._block(first, 0).astype(np.uint64) * np.uint64(size)) >> np.uint64(32)
+            self.named = Named(first, size, clients[:, 0].tolist(), clients)
+        return self.named
 
     def rank(self, number: int, count: int) -> int:
         """Rank that slot 16 names among ``count``."""
@@ -151,12 +164,14 @@ class Uniform:
             if selectable == 1:
                 return state, (roster.nth_selectable(0),)
             if CROWDED * selectable >= size:
-                first, known, tries = self._words.firsts
+                first, known, clients, later = self._words.named
                 if known != size or not first <= number < first + ROWS:
-                    first, _, tries = self._words.name(number, size)
-                for client in tries[number - first]:
-                    if roster.is_selectable(client):
-                        return state, (client,)
+                    first, _, clients, later = self._words.name(number, size)
+                client = clients[number - first]
+                if roster.is_selectable(client):
+                    return state, (client,)
+                for client in filter(roster.is_selectable, later[number - first, 1:].tolist()):
+                    return state, (client,)
         pool = _pool(view, roster, send.group)
         chosen: dict[int, None] = {}
         ordered: list[int] = []
@@ -174,8 +189,8 @@ class Uniform:
         """Foretell whom the dispatches from ``number`` on will most likely take, in a world with many idle clients."""
         if CROWDED * roster.selectable < view.clients:
             return ()
-        first, _, tries = self._words.name(number, view.clients)
-        return [clients[0] for clients in tries[number - first :]]
+        first, _, clients, _ = self._words.name(number, view.clients)
+        return clients[number - first :]
 
     def _met(self, pool: _Pool, number: int, chosen: Mapping[int, None]) -> int | None:
         if CROWDED * (pool.open - len(chosen)) < pool.size:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import struct
 from array import array
 from dataclasses import dataclass, field
-from itertools import repeat
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -210,6 +209,10 @@ class DrawnTrips:
     _pauses: bool = field(init=False)
     _longest: int = field(init=False)
     _ahead: dict[int, Ahead] = field(init=False, default_factory=dict, repr=False)
+    # Trips foretold, one for each client: its place among those packed, and the steps of its job. Place 0 holds none.
+    _told: dict[int, int] = field(init=False, default_factory=dict, repr=False)
+    _stock: bytes = field(init=False, default=_STOCK.pack(*_OUT_OF_STOCK), repr=False)
+    _told_steps: Sequence[int] = field(init=False, default=(-1,), repr=False)
 
     def __post_init__(self) -> None:
         self._clients = len(self.devices.factor)
@@ -224,11 +227,16 @@ class DrawnTrips:
 
     def trip(self, client: int, nth: int, work: Work) -> Trip:
         """Durations of this client's ``nth`` job; raises ``RunError`` naming the client if one is no duration."""
-        _, steps, trips = self._ahead.get(client, _NONE_AHEAD)
-        number, download, wait, compute, upload = next(trips, _OUT_OF_STOCK)
-        if number != nth and not self.foresees:
-            _, steps, trips = self._draw_ahead(client, nth, work.steps or 0)
-            number, download, wait, compute, upload = next(trips)
+        if self.foresees:
+            place = self._told.get(client, 0)
+            number, download, wait, compute, upload = _STOCK.unpack_from(self._stock, _STOCK.size * place)
+            steps = self._told_steps[place]
+        else:
+            _, steps, trips = self._ahead.get(client, _NONE_AHEAD)
+            number, download, wait, compute, upload = next(trips, _OUT_OF_STOCK)
+            if number != nth:
+                _, steps, trips = self._draw_ahead(client, nth, work.steps or 0)
+                number, download, wait, compute, upload = next(trips)
         if number == nth and steps == work.steps and download >= 0:
             size = self.links.size_bytes
             return new(Trip, (download, None if wait < 0 else wait, compute, upload, size, size, None))
@@ -253,10 +261,9 @@ class DrawnTrips:
         """Draw the trips of jobs that will most likely be asked for next; those foretold before are forgotten."""
         steps = [0 if self.usual_steps is None else self.usual_steps[client] for client in clients]
         packed = self._packed(np.array(clients, np.int64), np.array(nths, np.int64), np.array(steps, np.int64))
-        each = map(iter, zip(_STOCK.iter_unpack(packed), strict=True))
-        ends = [nth + 1 for nth in nths]
-        ahead = map(new, repeat(Ahead), zip(ends, steps, each, strict=True))
-        self._ahead = dict(zip(clients, ahead, strict=False))
+        self._stock = _STOCK.pack(*_OUT_OF_STOCK) + packed
+        self._told_steps = (-1, *steps)
+        self._told = dict(zip(clients, range(1, len(clients) + 1), strict=True))
 
     def _draw_ahead(self, client: int, nth: int, steps: int) -> Ahead:
         """Draw trips of this client from ``nth`` on, and of those neighbours that have used up three quarters of theirs."""
