@@ -125,19 +125,22 @@ def _told(value: Any) -> str:
 
 
 def scenario_of(
-    what: str | Path | Mapping[str, Any] | Scenario, overrides: Sequence[str], seed: int | None
+    what: str | Path | Mapping[str, Any] | Scenario,
+    overrides: Sequence[str],
+    seed: int | None,
+    unset: Sequence[str] = (),
 ) -> Scenario:
-    """Return a scenario: a file's, a document's (a dict of tables), or the one that is given, with overrides and seed.
+    """Return a scenario: a file's, a document's (a dict of tables), or the one that is given, less what is unset, with overrides and seed.
 
     Raises ``ScenarioError`` where it is unsound.
     """
     if isinstance(what, (str, Path)):
-        return load(what, list(overrides), seed)
+        return load(what, list(overrides), seed, unset=list(unset))
     if isinstance(what, Scenario):
-        if not overrides and seed is None:
+        if not overrides and not unset and seed is None:
             return what
         what = what.resolved()
-    return from_tables(what, list(overrides), seed)
+    return from_tables(what, list(overrides), seed, unset=list(unset))
 
 
 def run(
@@ -145,13 +148,14 @@ def run(
     out: str | Path | None = None,
     *,
     overrides: Sequence[str] = (),
+    unset: Sequence[str] = (),
     seed: int | None = None,
 ) -> Run:
     """Train in virtual time and write a run directory: ``out``, or the first free ``reports/NAME``.
 
-    ``overrides`` are ``"table.key=value"`` as after ``--set``. Raises as :func:`desim_fl.run.execute` does.
+    ``overrides`` are ``"table.key=value"`` as after ``--set``, ``unset`` keys as after ``--unset``. Raises as :func:`desim_fl.run.execute` does.
     """
-    found = scenario_of(scenario, overrides, seed)
+    found = scenario_of(scenario, overrides, seed, unset)
     if out is None:
         from desim_fl.rundir import free_name  # noqa: PLC0415
 
@@ -164,6 +168,7 @@ def plan(
     out: str | Path | None = None,
     *,
     overrides: Sequence[str] = (),
+    unset: Sequence[str] = (),
     seed: int | None = None,
     assume_full_work: bool = False,
 ) -> Run:
@@ -172,7 +177,7 @@ def plan(
     A scenario that reads trained values is refused (``RefusedError``), or with ``assume_full_work`` played as if nothing
     were read.
     """
-    found = scenario_of(scenario, overrides, seed)
+    found = scenario_of(scenario, overrides, seed, unset)
     folder = None if out is None else Path(out)
     sessions: list[Session] = []
     manifest = execute(found, folder, timing_only=True, assume_full_work=assume_full_work, observe=sessions.append)

@@ -43,6 +43,9 @@ RunFolder = Annotated[Path, typer.Argument(help="Run directory.", show_default=F
 Overrides = Annotated[
     list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override one key; repeatable.")
 ]
+Unset = Annotated[
+    list[str] | None, typer.Option("--unset", metavar="TABLE.KEY", help="Leave out one key of the file; repeatable.")
+]
 Seed = Annotated[int | None, typer.Option("--seed", help="Override run.seed.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Run directory to write; must be new or empty.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")]
@@ -72,6 +75,7 @@ def _root(
 def run(
     scenario: ScenarioFile,
     overrides: Overrides = None,
+    unset: Unset = None,
     seed: Seed = None,
     out: Out = None,
     workers: Annotated[int | None, typer.Option("--workers", help="Override executor.workers.")] = None,
@@ -97,7 +101,7 @@ def run(
     given = _given({"executor.workers": workers, "executor.name": executor, "executor.device": device})
     given += _given({"data.download": download or None})
     given += ["executor.reuse=false"] * no_reuse
-    loaded = _load(scenario, [*(overrides or []), *given], seed, parameters)
+    loaded = _load(scenario, [*(overrides or []), *given], seed, parameters, unset)
     if print_config:
         typer.echo(loaded.to_toml(), nl=False)
         return
@@ -124,6 +128,7 @@ def run(
 def plan(
     scenario: ScenarioFile,
     overrides: Overrides = None,
+    unset: Unset = None,
     seed: Seed = None,
     out: Out = None,
     download: Download = False,  # noqa: FBT002
@@ -148,7 +153,8 @@ def plan(
 ) -> None:
     """Play the same timeline without training: staleness, participation, utilisation, bytes."""
     parameters = cli_parameters.given(locals())
-    loaded = _load(scenario, [*(overrides or []), *_given({"data.download": download or None})], seed, parameters)
+    given = _given({"data.download": download or None})
+    loaded = _load(scenario, [*(overrides or []), *given], seed, parameters, unset)
     if print_config:
         typer.echo(loaded.to_toml(), nl=False)
         return
@@ -284,10 +290,12 @@ def schema(
     typer.echo(reference() if markdown else json.dumps(make(), indent=2), nl=not markdown)
 
 
-def _load(path: Path, overrides: list[str], seed: int | None, parameters: dict[str, Any]) -> Scenario:
+def _load(
+    path: Path, overrides: list[str], seed: int | None, parameters: dict[str, Any], unset: list[str] | None
+) -> Scenario:
     from desim_fl.scenario import load  # noqa: PLC0415  (pydantic is not needed to print help)
 
-    return load(path, overrides, seed, parameters=parameters)
+    return load(path, overrides, seed, unset=unset or (), parameters=parameters)
 
 
 @contextlib.contextmanager

@@ -95,3 +95,17 @@ def bench_plan(
     else:
         typer.echo(measure.table(jobs, figures, megabytes))
         typer.echo(bench_links.table(shared))
+
+
+@bench.command()
+def report(
+    *,
+    repeats: Annotated[int, typer.Option("--repeats", min=1, help="Times that the page is written.")] = 5,
+    jobs: Annotated[int, typer.Option("--jobs", min=1, help="Jobs of the run; each has four event rows.")] = 250_000,
+    as_json: AsJson = False,
+) -> None:
+    """Write the report of a long run: event rows, real seconds, memory and the size of the page."""
+    from desim_fl import bench_report as measure  # noqa: PLC0415  (polars is not needed to print help)
+
+    found = measure.report(jobs, repeats)
+    typer.echo(json.dumps(measure.result(found)) if as_json else measure.table(found))

@@ -63,6 +63,10 @@ def partition(
     overrides: Annotated[
         list[str] | None, typer.Option("--set", metavar="TABLE.KEY=VALUE", help="Override one key; repeatable.")
     ] = None,
+    unset: Annotated[
+        list[str] | None,
+        typer.Option("--unset", metavar="TABLE.KEY", help="Leave out one key of the file; repeatable."),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option("--out", help="Write the chart: .html, .png or .svg; or the map itself: .csv, .parquet."),
@@ -74,7 +78,7 @@ def partition(
     from desim_fl.allotment import allotted  # noqa: PLC0415  (numpy is not needed to print help)
     from desim_fl.scenario import load  # noqa: PLC0415
 
-    loaded = load(scenario, overrides or [])
+    loaded = load(scenario, overrides or [], unset=unset or ())
     found = allotted(loaded)
     people = found.people
     if out is not None:

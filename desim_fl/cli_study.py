@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from desim_fl.errors import ScenarioError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from desim_fl.study.conduct import Progress
+    from desim_fl.study.crew import Players
     from desim_fl.study.reading import Plan
 
 _SHOWN = 20  # variants in the live table
@@ -24,6 +28,13 @@ def study(
     file: Annotated[Path, typer.Argument(metavar="STUDY.toml", help="Study file (TOML).", show_default=False)],
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write, or to go on with; reports/NAME.")] = None,
     workers: Annotated[int | None, typer.Option("--workers", min=1, help="Runs side by side; one a core.")] = None,
+    executor: Annotated[
+        str, typer.Option("--executor", help="Who plays: processes of this machine (pool), or a Ray cluster (ray).")
+    ] = "pool",
+    address: Annotated[
+        str | None,
+        typer.Option("--address", help="With ray: the cluster, as in [executor]; absent = one of this machine's own."),
+    ] = None,
     seeds: Annotated[int | None, typer.Option("--seeds", min=1, help="Only the first so many seeds.")] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")] = False,
@@ -31,12 +42,13 @@ def study(
     """Play every variant of a study with every seed, and compare them pair by pair; a stopped study goes on."""
     from desim_fl.study import conduct, load  # noqa: PLC0415  (scipy is not needed to print help)
 
+    players = _players(executor, address, workers)
     plan = load(file)
     if seeds is not None:
         plan = load(file, [("seeds", list(plan.study.seeds[:seeds]))])
     folder = out or _default_folder(plan)
     with _live(plan, quiet=as_json) as watch, contextlib.redirect_stdout(sys.stderr):
-        manifest = conduct(plan, folder, workers, watch)
+        manifest = conduct(plan, folder, workers, watch, players)
     if as_json:
         typer.echo(json.dumps({"study_dir": str(folder), **manifest}, allow_nan=False))
     else:
@@ -45,6 +57,24 @@ def study(
         for line in manifest["failed"][:_SHOWN]:
             typer.echo(f"failed: {line}", err=True)
         raise typer.Exit(1)
+
+
+def _players(executor: str, address: str | None, workers: int | None) -> Players | None:
+    """Return who plays the runs; ``None`` = processes of this machine. Raises ScenarioError for what cannot be meant."""
+    if executor not in ("pool", "ray"):
+        raise ScenarioError(f'--executor {executor}: the runs of a study are played by "pool" or "ray"')
+    if executor == "pool":
+        if address is not None:
+            raise ScenarioError(f"--address {address}: it belongs to --executor ray")
+        return None
+    from desim_fl.scenario.server import ADDRESS  # noqa: PLC0415  (pydantic is not needed to print help)
+    from desim_fl.study.cluster import Cluster  # noqa: PLC0415
+
+    if address is not None and not re.fullmatch(ADDRESS, address):
+        raise ScenarioError(
+            f'--address {address}: must be "auto", "host:port" or "ray://host:port", the address of a Ray cluster'
+        )
+    return Cluster(address, workers)
 
 
 def _default_folder(plan: Plan) -> Path:

@@ -269,7 +269,7 @@ VALUES = [
 
 
 def overrides(chance: random.Random) -> list[str]:
-    """``--set`` of every shape."""
+    """``--set`` and ``--unset`` of every shape."""
     found = []
     for _ in range(chance.choice([1, 1, 2, 5])):
         section, key = chance.choice(KEYS)
@@ -290,12 +290,16 @@ def overrides(chance: random.Random) -> list[str]:
         )
         value = chance.choice([*VALUES, *HOSTILE[:20]])
         found += ["--set", chance.choice([f"{name}={value}", f"{name}={value}", f"{name} = {value}", name, value])]
+        if chance.random() < 0.2:
+            found += ["--unset", chance.choice([name, name, f"{section}.{key}", value])]
     return found
 
 
 def flags(chance: random.Random) -> list[str]:
     """Other options, with values that they may not have."""
-    name = chance.choice(["--seed", "--workers", "--executor", "--device", "--nothing", "--out", "--json", "--set"])
+    name = chance.choice(
+        ["--seed", "--workers", "--executor", "--device", "--nothing", "--out", "--json", "--set", "--unset"]
+    )
     if name == "--out":
         return [name, "bomb.py"]  # a file that lies there
     return [name, chance.choice(VALUES)] if name != "--json" else [name]

@@ -167,7 +167,7 @@ def _wording(answer: Answer, arguments: list[str]) -> str | None:
     if not arguments:
         return None
     stem = re.sub(r"[^ -~].*", "", arguments[1], flags=re.DOTALL)[:100]
-    named = stem in answer.err or any(word in answer.err for word in ("--set ", "--seed ", "--out"))
+    named = stem in answer.err or any(word in answer.err for word in ("--set ", "--unset ", "--seed ", "--out"))
     return None if named else f"neither {stem} nor an option is named"
 
 
@@ -195,7 +195,8 @@ def _allowed(answer: Answer, asked: bad_scenarios.Asked, command: str) -> str | 
         return _wording(answer, []) if command == "verify" else _failed(answer)
     if answer.code not in {0, 130}:
         return f"exit code {answer.code}"
-    if command in {"run", "plan"} and "--set" not in asked.arguments and _must_refuse(Path(asked.arguments[1])):
+    as_written = not {"--set", "--unset"} & set(asked.arguments)
+    if command in {"run", "plan"} and as_written and _must_refuse(Path(asked.arguments[1])):
         return "the JSON Schema refuses it, the program does not"
     return None
 

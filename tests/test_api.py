@@ -77,6 +77,8 @@ def test_a_dict_takes_overrides_and_a_seed_and_stays_as_it_is():
     ]
     whole = {**BY_HAND, "clients": {"count": 3, "wait_s": {"law": "exponential", "mean": 1.0}}}
     plans.append(desim_fl.plan({**whole, "run": {**BY_HAND["run"], "seed": 3}}))
+    slow = {**whole, "network": {"latency_s": 9.0}}
+    plans += [desim_fl.plan(what, unset=["network"], seed=3) for what in (slow, Scenario.model_validate(slow))]
     assert len({plan.manifest["timeline_sha256"] for plan in plans}) == 1
     assert plans[0].manifest["seed"] == 3
     assert before == BY_HAND

@@ -11,10 +11,12 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
-from desim_fl import bench_links, bench_plan
+from desim_fl import bench_links, bench_plan, bench_report
 from desim_fl.bench_plan import Case, Figure
 from desim_fl.build import build
+from desim_fl.cli import app
 from desim_fl.eventlog import ParquetSink
 from desim_fl.run import Session
 
@@ -124,6 +126,24 @@ def test_bench_plan_prints_one_object():
     assert 50 < found["peak_megabytes"] <= 400
     assert len(found["links"]) == 2 * len(bench_links.IN_FLIGHT)
     assert all(figure["mean"] > 0 for figure in found["links"])
+
+
+def test_bench_report_measures_the_page_of_a_long_run():
+    """One page of 300 jobs: four rows a job and those of versions, and figures that a process has; in words, the same."""
+    done = CliRunner().invoke(app, ["bench", "report", "--repeats", "1", "--jobs", "300", "--json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    (page,) = found["pages"]
+    assert (found["n"], found["jobs"]) == (1, 300)
+    assert found["rows"] > 4 * 300
+    assert page["cpu_s"] > 0.1
+    assert 50 < page["peak_megabytes"] < 1000
+    assert 0.5 < page["page_megabytes"] < 5
+    told = bench_report.table(
+        bench_report.Found(300, 1234, [bench_report.Writing(2, 3, 250, 1), bench_report.Writing(4, 3, 250, 1)])
+    )
+    assert told.startswith("report of 1,234 event rows (300 jobs), n = 2")
+    assert "written in        3.00 s (sd 1.41)" in told
 
 
 def test_the_baseline_of_shared_links_is_max_min_fair():

@@ -27,7 +27,7 @@ from training_world import IMAGES, NoisyNet, blob_task, equal_buffers
 from worlds import ScriptedTrips, selector
 
 import scenarios
-from desim_fl import eventlog
+from desim_fl import eventlog, study
 from desim_fl.assignment import Assignment
 from desim_fl.build import build
 from desim_fl.core import Model, Score
@@ -45,10 +45,13 @@ from desim_fl.executors.seat import opened, parcel
 from desim_fl.executors.tickets import Shipment, Ticket
 from desim_fl.learning import models
 from desim_fl.learning.optimizers import OptimizerSettings
+from desim_fl.rundir import read_manifest
 from desim_fl.scenario import Scenario, load
 from desim_fl.scenario.synchronous import SYNCHRONOUS
 from desim_fl.strategies import TABLE
 from desim_fl.strategies import build as strategy
+from desim_fl.study.cluster import Cluster as StudyCluster
+from desim_fl.verify import verify
 from desim_fl.world import Evaluations, StopRules, World
 
 HERE = Path(__file__).parent
@@ -720,3 +723,57 @@ def test_ctrl_c_and_a_killed_parent_leave_nothing_behind(tmp_path, end):
         assert (out, err, parent.returncode) == ("interrupted\n", "", 0)
     assert _alive(tmp_path, 30.0) == []
     assert _folders(parent.pid) == []
+
+
+STUDY = """
+scenario = "base.toml"
+seeds = [0, 1]
+keep_runs = true
+[[factors]]
+name = "server"
+levels = [
+  { label = "FedBuff" },
+  { label = "its process dies once", set = { strategy = { name = "mortal:once" } } },
+  { label = "missing", set = { strategy = { name = "mortal:nothing" } } },
+]
+"""
+MORTAL = """
+import os, pathlib, signal
+from desim_fl.strategies import FedAsync
+mark = pathlib.Path(__file__).with_name("died")
+def once(**options):
+    if not mark.exists():
+        mark.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return FedAsync(**options)
+"""
+
+
+def test_a_study_on_the_cluster_gives_the_rows_of_one_here(roomy, tmp_path, monkeypatch):
+    """Rows, kept runs and failures are those of the local processes, though a worker is killed; what is there is not played again."""
+    (tmp_path / "mortal.py").write_text(MORTAL)
+    (tmp_path / "base.toml").write_text(scenarios.QUADRATIC)
+    (tmp_path / "study.toml").write_text(STUDY)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    plan, there = study.load(Path("study.toml")), StudyCluster(roomy.address, 1)
+    first = plan._replace(variants=plan.variants[:1], scenarios=plan.scenarios[:1])
+    assert study.conduct(first, Path("there"), 1)["played_now"] == 2  # begun here, it goes on there
+    found = study.conduct(plan, Path("there"), players=there)
+    assert (tmp_path / "died").exists()
+    assert (found["runs"], found["played_now"]) == (6, 4)
+    assert study.conduct(plan, Path("here"), 1)["failed"] == found["failed"]
+    rows = []
+    for name in ("there", "here"):
+        lines = [json.loads(line) for line in (tmp_path / name / "journal.jsonl").read_text().splitlines()]
+        rows.append({line["key"]: line for line in lines})
+        for line in lines:
+            line.get("summary", {}).pop("wall_s", None)
+    assert rows[0] == rows[1]
+    kept = [
+        {path.name: read_manifest(path)["timeline_sha256"] for path in Path(name, "runs").iterdir()}
+        for name in ("there", "here")
+    ]
+    assert len(kept[0]) == 4
+    assert kept[0] == kept[1]
+    assert [verify(path) for path in Path("there", "runs").iterdir()] == [[]] * 4

@@ -29,10 +29,10 @@ max_updates = 3
 def read(tmp_path):
     """Return a function that loads a text as ``world.toml``."""
 
-    def load_text(text, *overrides, seed=None):
+    def load_text(text, *overrides, seed=None, unset=()):
         path = tmp_path / "world.toml"
         path.write_text(text, encoding="utf-8")
-        return load(path, overrides, seed)
+        return load(path, overrides, seed, unset=unset)
 
     return load_text
 
@@ -41,9 +41,9 @@ def read(tmp_path):
 def complaints(read):
     """Return a function giving the message lines of a text that must be refused, without the folder."""
 
-    def refuse(text, *overrides, seed=None):
+    def refuse(text, *overrides, **more):
         with pytest.raises(ScenarioError) as caught:
-            read(text, *overrides, seed=seed)
+            read(text, *overrides, **more)
         lines = str(caught.value).split("\n")
         return [line[line.index("world.toml") :] if "world.toml" in line else line for line in lines]
 
@@ -300,6 +300,42 @@ def test_problems_of_an_override_name_it(complaints):
         '--set run.order=[1: "[1" is not a TOML value: Unclosed array',
         '--set run.seed=: has no value; write "" for an empty text',
         '--set "run.seed=1\\nx=2": "1\\nx=2" is more than one TOML value',
+    ]
+
+
+FULLER = SMALL + 'concurrency = 3\n[strategy]\nname = "fedbuff"\nbuffer_size = 3\n'
+
+
+def test_a_key_that_is_left_out_has_its_default(read):
+    """``unset`` takes keys and whole tables out of what stands there, before anything is set; CASES CF-01."""
+    rounds = 'strategy={name="fedavg",clients_per_round=2}'
+    with pytest.raises(ScenarioError, match="concurrency"):
+        read(FULLER, rounds)
+    assert read(FULLER, rounds, unset=["run.concurrency"]).strategy.name == "fedavg"
+    anew = read(FULLER, "strategy.name=fedasync", unset=["strategy", "run . concurrency"])
+    assert anew == read(SMALL, "strategy.name=fedasync")
+    assert read(FULLER, "run.concurrency=4", unset=["run.concurrency"]).run.concurrency == 4
+
+
+def test_problems_of_what_is_left_out_name_it(complaints):
+    """What is not there is named, with what was meant or what is there; a key that is needed, by the option that took it; CASES CF-01."""
+    asked = [
+        "run.concurency",
+        "rn.seed",
+        "run.max_time_s",
+        "clients.count.deep",
+        "run.concurrency=3",
+        "clients.count",
+        "clients.count",
+    ]
+    assert complaints(FULLER, unset=asked) == [
+        '--unset clients.count: [clients] needs the key "count"',
+        '--unset run.concurency: "run.concurency" is not set here, so that there is nothing to leave out; did you mean "run.concurrency"?',
+        '--unset rn.seed: "rn" is not set here, so that there is nothing to leave out; did you mean "run"?',
+        '--unset run.order: "run.order" is not set here, so that there is nothing to leave out; set in [run] is max_updates, concurrency',
+        '--unset clients.count.deep: "clients.count" is a single value, not a table; leave it out as a whole',
+        '--unset run.concurrency=3: "run.concurrency=3" is not a key; what is left out is named without a value, for example run.concurrency',
+        '--unset clients.count: "clients.count" is not set here, so that there is nothing to leave out; set in [clients] is nothing',
     ]
 
 

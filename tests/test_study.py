@@ -195,7 +195,7 @@ def test_a_process_that_dies_is_a_failed_run(tmp_path: Path, monkeypatch: pytest
     deadly = load_scenario(base, ['strategy={name="deadly:Now"}'], 0)
     tasks = [Task(key_of(scenario, timing_only=True), scenario, timing_only=True) for scenario in [deadly, *good]]
     monkeypatch.syspath_prepend(tmp_path)  # worker processes inherit the path
-    rows = {row["key"]: row for row in crew.played(tasks, 2)}
+    rows = {row["key"]: row for row in crew.Processes(2).played(tasks)}
     assert [rows[task.key]["status"] for task in tasks] == ["failed", "finished", "finished", "finished"]
     assert "code -9" in rows[tasks[0].key]["error"]
 

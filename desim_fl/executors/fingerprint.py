@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,7 @@ from desim_fl import __version__
 from desim_fl.learning.facts import kernel_settings, source_file
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _CODE = ("learning/*.py", "executors/*.py", "draws.py", "algebra.py", "core.py")
@@ -57,7 +57,17 @@ def differences(expected: Mapping[str, str], found: Mapping[str, str]) -> str:
 
 
 def _source_digest() -> str:
-    files = sorted(path for pattern in _CODE for path in _PACKAGE.glob(pattern))
+    return _digest_of_all(_CODE)
+
+
+@cache
+def package() -> str:
+    """Digest of desim-fl's whole source, for workers that do more than train."""
+    return _digest_of_all(("**/*.py",))
+
+
+def _digest_of_all(patterns: Iterable[str]) -> str:
+    files = sorted(path for pattern in patterns for path in _PACKAGE.glob(pattern))
     return hashlib.sha256("".join(_digest_of(path) for path in files).encode()).hexdigest()[:12]
 
 

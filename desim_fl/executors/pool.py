@@ -77,6 +77,14 @@ class PoolExecutor:
         if ticket is not None:
             self._forget(ticket)
 
+    def first_done(self) -> int:
+        """Wait until one of the jobs that were submitted is done, and return its id: whoever does not care about order collects it."""
+        while True:
+            done = next((number for number, ticket in self._jobs.items() if ticket.settled), None)
+            if done is not None:
+                return done
+            self._pump(None)
+
     def evaluate(self, model: Model) -> Promise:
         """Score a version beside training, not before jobs that are already known."""
         ticket = self._enqueue(self._latest, model.params, model.buffers, 0, version=model.version)

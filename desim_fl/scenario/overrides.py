@@ -1,4 +1,4 @@
-"""``--set table.key=value``: values given on the command line instead of in the file."""
+"""``--set table.key=value`` and ``--unset table.key``: what the command line says instead of the file."""
 
 from __future__ import annotations
 
@@ -9,14 +9,17 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from desim_fl.errors import ScenarioError
+from desim_fl.scenario import messages
 from desim_fl.scenario.places import MAX_DEPTH
-from desim_fl.scenario.rules import quoted
+from desim_fl.scenario.rules import bare, quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _SETTING = re.compile(r"""((?:"(?:[^"\\]|\\.)*+"|'[^']*'|[^"'=])+)=(.*)""", re.DOTALL)
 _SHAPE = 'an override has the form table.key=value, for example strategy.buffer_size=5 or "run.max_time_s=3600"'
+_ALONE = "what is left out is named without a value, for example run.concurrency"
+_SHOWN = 20  # keys that a message names
 
 
 def apply(document: dict[str, Any], settings: Sequence[str]) -> tuple[dict[tuple[str | int, ...], str], list[str]]:
@@ -53,6 +56,54 @@ def apply_values(
             places.pop(path, None)
             places[path] = place
     return places, faults
+
+
+def leave_out(document: dict[str, Any], keys: Sequence[str]) -> tuple[dict[tuple[str | int, ...], str], list[str]]:
+    """Take keys out of the document, in order; return where each stood with its name for messages, and what failed."""
+    places: dict[tuple[str | int, ...], str] = {}
+    faults: list[str] = []
+    for key in keys:
+        label = f"--unset {_one_line(key)}"
+        try:
+            path = _plain(key)
+            _find(document, path)
+            take_out(document, path)
+        except ScenarioError as error:
+            faults.append(f"{label}: {error}")
+        else:
+            places[path] = label
+    return places, faults
+
+
+def _plain(key: str) -> tuple[str, ...]:
+    try:
+        return path_of(key)
+    except ScenarioError:
+        raise ScenarioError(f"{quoted(key.strip())} is not a key; {_ALONE}") from None
+
+
+def _find(document: dict[str, Any], path: tuple[str, ...]) -> None:
+    """Raise ScenarioError where a key does not stand in the document, with the one that was meant or those that do."""
+    table: Any = document
+    for depth, key in enumerate(path):
+        outer = ".".join(path[:depth])
+        if not isinstance(table, dict):
+            kind = "a list" if isinstance(table, list) else "a single value"
+            raise ScenarioError(f"{quoted(outer)} is {kind}, not a table; leave it out as a whole")
+        if key not in table:
+            raise ScenarioError(_absent(outer, key, list(map(str, table))))
+        table = table[key]
+
+
+def _absent(outer: str, key: str, there: list[str]) -> str:
+    guess = messages.near(key, there)
+    dot = f"{outer}." if outer else ""
+    if guess:
+        hint = f"did you mean {quoted(dot + guess)}?"
+    else:
+        names = ", ".join(map(bare, there[:_SHOWN])) or "nothing"
+        hint = f"set {f'in [{outer}]' if outer else 'at the top'} is {names}"
+    return f"{quoted(dot + key)} is not set here, so that there is nothing to leave out; {hint}"
 
 
 def _one_line(setting: str) -> str:

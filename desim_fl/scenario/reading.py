@@ -19,7 +19,7 @@ from desim_fl.scenario.data import Data
 from desim_fl.scenario.document import Scenario, filled
 from desim_fl.scenario.laws import LAWS
 from desim_fl.scenario.models import Model
-from desim_fl.scenario.overrides import apply, apply_values
+from desim_fl.scenario.overrides import apply, apply_values, leave_out
 from desim_fl.scenario.parameters import override, standing
 from desim_fl.scenario.places import MAX_DEPTH, Places, lines
 from desim_fl.scenario.strategies import Strategy
@@ -46,11 +46,12 @@ def load(
     overrides: Sequence[str] = (),
     seed: int | None = None,
     *,
+    unset: Sequence[str] = (),
     values: Sequence[tuple[tuple[str, ...], Any]] = (),
     place: str = "",
     parameters: Mapping[str, Any] | None = None,
 ) -> Scenario:
-    """Read a scenario file, apply values that stand elsewhere (at ``place``), ``--set`` overrides and the seed; check it.
+    """Read a scenario file, take the keys ``unset`` out of it, apply values that stand elsewhere (at ``place``), ``--set`` overrides and the seed; check it.
 
     ``parameters`` are those of the command line by their usual names (:mod:`desim_fl.scenario.parameters`).
 
@@ -58,10 +59,10 @@ def load(
     what an override brought in is named by the override instead of a line.
     """
     text, document = toml(path)
+    settings, faults = leave_out(document, unset)
     document.setdefault("name", Path(path).stem)
-    settings, faults = apply_values(document, values, place)
-    more, wrong = apply(document, overrides)
-    settings, faults = {**settings, **more}, [*faults, *wrong]
+    for more, wrong in (apply_values(document, values, place), apply(document, overrides)):
+        settings, faults = {**settings, **more}, [*faults, *wrong]
     _seed(document, settings, seed)
     _place_trace(document, Path(path))
     settings |= override(document, parameters or {}) if parameters else {}
@@ -73,13 +74,17 @@ def load(
     return _checked(document, places, faults)
 
 
-def from_tables(document: Mapping[str, Any], overrides: Sequence[str] = (), seed: int | None = None) -> Scenario:
-    """Check a scenario that is given as a dict of tables, with overrides and the seed, as :func:`load` does a file.
+def from_tables(
+    document: Mapping[str, Any], overrides: Sequence[str] = (), seed: int | None = None, *, unset: Sequence[str] = ()
+) -> Scenario:
+    """Check a scenario that is given as a dict of tables, with what is unset, overrides and the seed, as :func:`load` does a file.
 
     Raises ScenarioError with one line for each problem, ``scenario: [table] message``. The dict stays as it is.
     """
     tables = copy.deepcopy(dict(document))
-    settings, faults = apply(tables, overrides)
+    settings, faults = leave_out(tables, unset)
+    more, wrong = apply(tables, overrides)
+    settings, faults = {**settings, **more}, [*faults, *wrong]
     _seed(tables, settings, seed)
     places = Places("scenario", {}, settings, numbered=False)
     refuse_deep(tables, places)

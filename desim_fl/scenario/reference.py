@@ -18,7 +18,8 @@ _HEAD = """# Scenario reference
 
 Written from the schema by `desim-fl schema --markdown`; `desim-fl schema` prints the JSON Schema itself, with which editors complete
 and check scenario files. A key that has no effect beside the others is refused, and so is an unknown one; `desim-fl run FILE
---print-config` shows every key that has an effect, defaults included. Seconds (`_s`) are virtual seconds; Mbit/s is 10^6 bits a second.
+--print-config` shows every key that has an effect, defaults included. `--set table.key=value` says otherwise than
+the file, and `--unset table.key` leaves a key (or a table) of the file out, before that; both can stand there several times. Seconds (`_s`) are virtual seconds; Mbit/s is 10^6 bits a second.
 In the column of defaults, "-" is a key that must be given, and "absent" one that may be left out and then does nothing.
 """
 _LAW_INTRO = """Keys that say "number or law" take a plain number, or a table that names a law by which it is drawn:

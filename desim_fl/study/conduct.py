@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from desim_fl.scenario import Scenario
+    from desim_fl.study.crew import Players
     from desim_fl.study.playing import Row
     from desim_fl.study.reading import Plan
     from desim_fl.study.variants import Setting, Variant
@@ -51,15 +52,21 @@ class _Run(NamedTuple):
 
 
 def conduct(
-    plan: Plan, folder: Path, workers: int | None = None, watch: Callable[[Progress], None] | None = None
+    plan: Plan,
+    folder: Path,
+    workers: int | None = None,
+    watch: Callable[[Progress], None] | None = None,
+    players: Players | None = None,
 ) -> dict[str, Any]:
     """Conduct a study in a folder, going on where it stopped; returns its manifest.
 
-    ``workers`` is how many runs play side by side (``None`` = one a core). Raises ``RunDirectoryError`` where the
+    ``workers`` is how many runs play side by side (``None`` = one a core) on this machine, unless ``players`` are others, as on a
+    :class:`~desim_fl.study.cluster.Cluster`. Raises ``RunDirectoryError`` where the
     folder holds something else. A run that fails is a row; the others go on.
     """
     with _claimed(folder, plan), Journal(folder) as journal:
-        player = _Player(plan, folder, journal, crew.processes() if workers is None else workers, watch)
+        here = crew.Processes(crew.processes() if workers is None else workers)
+        player = _Player(plan, folder, journal, players or here, watch)
         chosen, trials = player.tuned()
         played = player.played(chosen)
         with _uncollected():
@@ -112,10 +119,10 @@ class _Player:
         plan: Plan,
         folder: Path,
         journal: Journal,
-        workers: int,
+        players: Players,
         watch: Callable[[Progress], None] | None,
     ) -> None:
-        self._plan, self._folder, self._journal, self._workers, self._watch = plan, folder, journal, workers, watch
+        self._plan, self._folder, self._journal, self._players, self._watch = plan, folder, journal, players, watch
         self.count = 0  # runs of the study itself that were played now, not found in the journal
 
     def tuned(self) -> tuple[dict[tuple[str, ...], int], Any]:
@@ -159,7 +166,7 @@ class _Player:
         timing_only = self._plan.study.timing_only
         key = key_of(scenario, timing_only=timing_only)
         folder = self._folder / "runs" / key[:16] if keep else None
-        return _Run(label, seed, Task(key, scenario, timing_only, folder, inline=self._workers > 1))
+        return _Run(label, seed, Task(key, scenario, timing_only, folder, inline=self._players.inline))
 
     def _rows(self, stage: str, runs: Sequence[_Run]) -> list[Row]:
         """Play what the journal does not hold yet, equal runs once; return a row for each run, in order."""
@@ -168,7 +175,7 @@ class _Player:
         wanted = {run.task.key: run for run in runs if run.task.key not in rows or run.task.key in failed}
         names = {run.task.key: run for run in runs}
         done = len(names) - len(wanted)
-        with closing(crew.played([run.task for run in wanted.values()], self._workers)) as found:
+        with closing(self._players.played([run.task for run in wanted.values()])) as found:
             for row in found:
                 self._journal.add(row)
                 done += 1

@@ -7,7 +7,7 @@ import multiprocessing
 import multiprocessing.connection
 import os
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from desim_fl.study.playing import failed, play
 
@@ -30,16 +30,39 @@ def processes() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def played(tasks: Sequence[Task], workers: int) -> Generator[Row]:
-    """Play tasks and yield a row for each as it comes; alone in this process where one worker is asked for."""
-    if workers <= 1 or len(tasks) <= 1:
-        yield from map(play, tasks)
-        return
-    crew = Crew(min(workers, len(tasks)))
-    try:
-        yield from crew.played(tasks)
-    finally:
-        crew.close()
+class Players(Protocol):
+    """Who plays the runs of a study: processes of this machine, or workers of a cluster."""
+
+    @property
+    def inline(self) -> bool:
+        """Whether a run trains in the process that plays it, beside other runs."""
+        ...
+
+    def played(self, tasks: Sequence[Task]) -> Generator[Row]:
+        """Play tasks and yield a row for each as it comes."""
+        ...
+
+
+class Processes(NamedTuple):
+    """So many processes of this machine."""
+
+    workers: int
+
+    @property
+    def inline(self) -> bool:
+        """Where there are several."""
+        return self.workers > 1
+
+    def played(self, tasks: Sequence[Task]) -> Generator[Row]:
+        """Play tasks and yield a row for each as it comes; in this process where there is one worker or one task."""
+        if self.workers <= 1 or len(tasks) <= 1:
+            yield from map(play, tasks)
+            return
+        crew = Crew(min(self.workers, len(tasks)))
+        try:
+            yield from crew.played(tasks)
+        finally:
+            crew.close()
 
 
 class Crew:

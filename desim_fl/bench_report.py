@@ -1,0 +1,92 @@
+"""Speed of the report of a long run: its page is written by ``desim-fl report`` in processes of their own.
+
+The run is a timeline of many jobs, played without training: the number of event rows is what a report's time depends on. The
+clock runs from the start of a process to its end, imports included, as a reader waits for it.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import polars as pl
+
+from desim_fl import bench, bench_plan, eventlog, tables
+from desim_fl.run import execute
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+IN_FLIGHT = 1_000
+
+
+class Writing(NamedTuple):
+    """One page written: real seconds, processor seconds of all threads, peak memory and size of the page (10^6 bytes)."""
+
+    seconds: float
+    cpu_s: float
+    peak_megabytes: float
+    page_megabytes: float
+
+
+class Found(NamedTuple):
+    """What was measured: ``rows`` of the event log of ``jobs`` jobs, and every page that was written."""
+
+    jobs: int
+    rows: int
+    pages: list[Writing]
+
+
+def report(jobs: int, repeats: int) -> Found:
+    """Play ``jobs`` jobs of a thousand clients, and write the page of that run ``repeats`` times."""
+    scenario = bench_plan.scenario(bench_plan.Case("fedbuff", IN_FLIGHT), jobs)
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place) / "run"
+        execute(scenario, folder, timing_only=True)
+        rows = eventlog.read(folder / "events").select(pl.len())
+        return Found(jobs, tables.collected(rows).item(), [written(folder) for _ in range(repeats)])
+
+
+def written(folder: Path) -> Writing:
+    """Write the page of a run directory in a process of its own."""
+    began = perf_counter()
+    command = [sys.executable, "-m", "desim_fl", "report", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603  (this very program)
+    _, status, used = os.wait4(process.pid, 0)
+    seconds = perf_counter() - began
+    process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here
+    if process.returncode:
+        raise subprocess.CalledProcessError(process.returncode, command)
+    peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return Writing(seconds, used.ru_utime + used.ru_stime, peak, (folder / "report.html").stat().st_size / 1e6)
+
+
+def table(found: Found) -> str:
+    """Figures as lines of text."""
+    lines = [f"report of {found.rows:,} event rows ({found.jobs:,} jobs), n = {len(found.pages)}, {bench.machine()}"]
+    for name, unit in (("seconds", "s"), ("cpu_s", "CPU s"), ("peak_megabytes", "MB"), ("page_megabytes", "MB")):
+        values = [getattr(page, name) for page in found.pages]
+        words = {
+            "seconds": "written in",
+            "cpu_s": "of which",
+            "peak_megabytes": "peak memory",
+            "page_megabytes": "page",
+        }[name]
+        lines.append(f"  {words:12} {statistics.fmean(values):9.2f} {unit} (sd {_sd(values):.2f})")
+    return "\n".join(lines)
+
+
+def result(found: Found) -> dict[str, Any]:
+    """Return the same as a JSON object."""
+    pages = [page._asdict() for page in found.pages]
+    return {"machine": bench.machine(), "jobs": found.jobs, "rows": found.rows, "n": len(pages), "pages": pages}
+
+
+def _sd(values: Sequence[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
