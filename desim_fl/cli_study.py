@@ -16,7 +16,7 @@ from desim_fl.errors import ScenarioError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from desim_fl.study.conduct import Progress
+    from desim_fl.study.conductor import Progress
     from desim_fl.study.crew import Players
     from desim_fl.study.reading import Plan
 
@@ -97,7 +97,11 @@ def _live(plan: Plan, *, quiet: bool) -> Iterator[Callable[[Progress], None] | N
     bar = Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     tasks: dict[str, Any] = {}
     found: dict[str, list[dict[str, Any]]] = {variant.label: [] for variant in plan.variants}
-    with Live(bar, console=Console(stderr=True), refresh_per_second=4, transient=False) as live:
+
+    def shown() -> Any:  # when the screen is drawn, not for each of thousands of rows
+        return Group(bar, _table(found, len(plan.study.seeds))) if "study" in tasks else bar
+
+    with Live(console=Console(stderr=True), refresh_per_second=4, get_renderable=shown):
 
         def watch(progress: Progress) -> None:
             if progress.stage not in tasks:
@@ -105,7 +109,6 @@ def _live(plan: Plan, *, quiet: bool) -> Iterator[Callable[[Progress], None] | N
             bar.update(tasks[progress.stage], completed=progress.done)
             if progress.stage == "study":
                 found[progress.label].append(progress.row)
-                live.update(Group(bar, _table(found, len(plan.study.seeds))))
 
         yield watch
 
@@ -114,7 +117,7 @@ def _table(found: dict[str, list[dict[str, Any]]], seeds: int) -> Any:
     from rich.table import Table  # noqa: PLC0415
 
     table = Table("variant", "runs", *_HEADLINES, box=None)
-    begun = [(label, rows) for label, rows in found.items() if rows]
+    begun = [(label, list(rows)) for label, rows in found.items() if rows]
     for label, rows in begun[-_SHOWN:]:
         means = [_mean([row.get("summary", {}).get(name) for row in rows]) for name in _HEADLINES]
         wrong = sum(row["status"] != "finished" for row in rows)

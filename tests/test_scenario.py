@@ -95,7 +95,7 @@ def test_defaults_are_those_of_the_reference(read):
             "max_updates": 3,
             "non_finite": "skip",
         },
-        "executor": {"name": "auto", "device": "cpu", "threads_per_job": 1, "reuse_limit_gb": 2.0},
+        "executor": {"name": "auto", "device": "cpu", "threads_per_job": 1, "near": False, "reuse_limit_gb": 2.0},
     }
 
 
@@ -322,7 +322,7 @@ def test_problems_of_what_is_left_out_name_it(complaints):
     asked = [
         "run.concurency",
         "rn.seed",
-        "run.max_time_s",
+        "run.order",
         "clients.count.deep",
         "run.concurrency=3",
         "clients.count",

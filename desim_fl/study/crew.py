@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import multiprocessing.connection
 import os
@@ -134,5 +135,7 @@ def _serve(pipe: Any) -> None:
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the study hears it, and ends its workers
     with contextlib.suppress(EOFError, OSError), contextlib.redirect_stdout(sys.stderr):
+        pipe.send(play(pipe.recv()))
+        gc.freeze()  # what is loaded by now stays; to look through it again and again takes a seventh of short runs
         while True:
             pipe.send(play(pipe.recv()))

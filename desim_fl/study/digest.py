@@ -32,8 +32,8 @@ def digest(manifest: Mapping[str, Any], tables: Tables) -> str:
     metrics = [name for name in (_WITHOUT if target is None else _WITH_TARGET) if _known(tables.runs, name)]
     text = [f"# {_cell(manifest['name'])}", "", " ".join(manifest["description"].split()), "", _setting(manifest), ""]
     text += _table(["variant", "runs", *([] if target is None else ["got there"]), *map(_title, metrics)], [
-        _row(label, tables.runs.filter(pl.col("variant") == label), metrics, targeted=target is not None)
-        for label in tables.runs["variant"].unique(maintain_order=True)
+        _row(runs["variant"][0], runs, metrics, targeted=target is not None)
+        for runs in tables.runs.partition_by("variant", maintain_order=True)
     ])  # fmt: skip
     return "\n".join(text + _ratios(manifest, tables, metrics)) + "\n"
 

@@ -13,7 +13,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy import special, stats
+from scipy import special
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,6 +88,8 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], confid
 
     Runs that diverge end at losses whose squares are no numbers any more: there, intervals are infinite or left out.
     """
+    if all(len(a) == 1 == len(b) for a, b in pairs):
+        return _points(pairs)
     apart = [_apart(a, b) for a, b in pairs]
     with np.errstate(over="ignore", invalid="ignore"):
         resampled = bootstraps(apart, confidence)
@@ -95,6 +97,19 @@ def differences(pairs: Sequence[tuple[Sequence[float], Sequence[float]]], confid
             _difference(a, b, by_seed, interval, confidence)
             for (a, b), by_seed, interval in zip(pairs, apart, resampled, strict=True)
         ]
+
+
+def _points(pairs: Sequence[tuple[Sequence[float], Sequence[float]]]) -> list[Difference]:
+    """Compare single values, all at once: a study of thousands of variants with one seed has tens of thousands."""
+    first, second = (np.array([pair[side][0] for pair in pairs], np.float64) for side in (0, 1))
+    with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+        apart, logs = (second - first).tolist(), (np.log(second) - np.log(first)).tolist()
+    positive = ((first > 0) & (second > 0)).tolist()
+    ratios = [_exp(log) if there else None for log, there in zip(logs, positive, strict=True)]
+    return [
+        Difference(1, mean, Interval(mean), Interval(mean), None if times is None else Interval(times), None, None)
+        for mean, times in zip(apart, ratios, strict=True)
+    ]
 
 
 def _apart(a: Sequence[float], b: Sequence[float]) -> np.ndarray:
@@ -226,6 +241,8 @@ def _median(times: np.ndarray, reached: np.ndarray, confidence: float) -> Interv
 
 
 def _not_yet(times: np.ndarray, reached: np.ndarray) -> Any:
+    from scipy import stats  # noqa: PLC0415  (slow to import, and studies without a target need none of it)
+
     data = stats.CensoredData.right_censored(times, ~reached)
     return stats.ecdf(data).sf
 
