@@ -1,4 +1,4 @@
-"""The command line's ``export``: a run for other tools."""
+"""The command line's ``export``: a run, or a study's charts, for other tools."""
 
 from __future__ import annotations
 
@@ -12,19 +12,22 @@ import typer
 
 
 def export(
-    folder: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.", show_default=False)],
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN", help="Run directory, or a study's folder (svg, png).", show_default=False)
+    ],
     layout: Annotated[
         str,
         typer.Option(
             "--layout",
-            help="csv (every table), readme (losses as .npy, CSV, plots), perfetto (a trace), or tensorboard (extra).",
+            help="csv (every table), readme (losses as .npy, CSV, plots), perfetto (a trace), tensorboard (extra); of a study "
+            "svg or png (its charts).",
         ),
     ] = "csv",
     out: Annotated[Path | None, typer.Option("--out", help="Folder to write, new or empty; RUN-LAYOUT.")] = None,
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")] = False,
 ) -> None:
-    """Write a run as CSV, as losses and plots, as a Perfetto (Chrome) trace, or as TensorBoard events."""
+    """Write a run as CSV, losses and plots, a Perfetto (Chrome) trace or TensorBoard events; a study's charts as SVG or PNG."""
     from desim_fl.export import export as write  # noqa: PLC0415  (polars is not needed to print help)
 
     target = out or folder.with_name(f"{folder.resolve().name}-{layout}")

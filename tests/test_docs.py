@@ -7,7 +7,9 @@ import re
 import shlex
 import shutil
 import sys
+import tomllib
 from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 from typer.testing import CliRunner
@@ -16,6 +18,7 @@ import scenarios
 from desim_fl.cli import app
 from desim_fl.run import execute
 from desim_fl.scenario import load, schema
+from desim_fl.study import conduct
 from desim_fl.study import load as load_study
 from desim_fl.testing import PROMISES
 
@@ -83,12 +86,18 @@ CHEAP = {"plan", "compare", "export", "schema", "report", "verify"}  # these are
 
 @pytest.fixture(scope="module")
 def workplace(tmp_path_factory):
-    """A folder as a reader has it: the scenarios, and two runs of the first one."""
+    """A folder as a reader has it: the scenarios, two runs of the first one, and a study."""
     folder = tmp_path_factory.mktemp("workplace")
     shutil.copytree(ROOT / "scenarios", folder / "scenarios")
     quick = ["strategy.buffer_size=5", "run.max_updates=60", "model={name='mlp',hidden=[8]}"]
     for number, name in enumerate(("quickstart", "quickstart-2")):
         execute(load(folder / "scenarios" / "quickstart.toml", quick, number), folder / "reports" / name)
+    path = folder / "small.toml"
+    path.write_text(
+        'scenario = "scenarios/quickstart.toml"\ntiming_only = true\nseeds = [0]\nset = { "run.max_updates" = 60 }\n'
+        '[[factors]]\nname = "buffer"\nkey = "strategy.buffer_size"\nvalues = [5, 10]\n'
+    )
+    conduct(load_study(path), folder / "reports" / "concurrency_u_shape", 1)
     return folder
 
 
@@ -126,6 +135,38 @@ def test_links_in_the_documents_lead_somewhere():
     for path in [ROOT / "README.md", *(ROOT / "desim_fl" / "docs").glob("*.md")]:
         for link in re.findall(r"\]\(([^)#]+)\)", path.read_text()):
             assert "://" in link or (path.parent / link).exists(), f"{path.name}: {link}"
+
+
+STUDIES = [path.stem for path in (ROOT / "scenarios" / "studies").glob("*.toml")]
+FIGURES = sorted((ROOT / "desim_fl" / "docs" / "figures").glob("*.svg"))
+PUBLISHED = (ROOT / "desim_fl" / "docs" / "published.md").read_text()
+
+
+@pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)
+def test_figures_of_the_docs_show_what_their_tables_say(path):
+    """Each is a small picture with words and dark colours, of a shipped study, in a section with its command; every mean is in that section."""
+    picture = path.read_text()
+    tags = [element.tag.rpartition("}")[2] for element in ET.fromstring(picture).iter()]  # noqa: S314  (our own)
+    assert len(picture) < 60_000
+    assert tags.count("text") > 10
+    assert "prefers-color-scheme: dark" in picture
+    study = next(stem for stem in STUDIES if path.stem.startswith(f"{stem}-"))
+    section = next(part for part in PUBLISHED.split("\n## ") if f"](figures/{path.name})" in part)
+    assert f"desim-fl study scenarios/studies/{study}.toml" in section
+    assert len(re.search(rf"!\[(.*)\]\(figures/{path.name}\)", section)[1]) > 60
+    told = [float(number.replace(",", "")) for number in re.findall(r"[0-9][0-9,]*\.?[0-9]*", section)]
+    drawn = [float(mean.replace(",", "")) for mean in re.findall(r"; Mean: ([-+.,e0-9]+);", picture)]
+    assert drawn or "bands" in path.stem
+    for mean in drawn:
+        assert any(number == pytest.approx(mean, rel=0.01) for number in told), mean
+
+
+def test_every_figure_of_the_docs_is_shown_and_travels():
+    """All files in docs/figures are embedded, and the package takes them along."""
+    assert len(FIGURES) >= 9
+    assert set(re.findall(r"\]\(figures/([^)]+)\)", PUBLISHED)) == {path.name for path in FIGURES}
+    data = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["desim_fl"]
+    assert {"docs/*.md", "docs/figures/*.svg"} <= set(data)
 
 
 def test_every_shipped_scenario_is_sound():

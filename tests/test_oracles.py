@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from desim_fl import oracles
 from desim_fl.cli import app
-from desim_fl.oracles import Line, Oracle, fixed_times, measuring, queues, rounds
+from desim_fl.oracles import Line, Oracle, complexities, fixed_times, measuring, queues, rounds
 
 
 @pytest.mark.parametrize("oracle", oracles.ORACLES, ids=lambda oracle: oracle.name)
@@ -44,6 +44,22 @@ def test_expected_values_are_those_of_the_literature():
     assert [fixed_times.first(times, lambda n, b=b: sum(n) >= b) for b in (1, 4, 10, 25)] == [1, 3, 6, 15]
     delays = [queues.mean_queue((0.5, 0.15, 0.05), 5, place) / share for place, share in enumerate((0.5, 0.3, 0.2))]
     assert delays == pytest.approx([8.93, 1.41, 0.554], abs=5e-3)
+
+
+def test_time_complexities_are_those_of_the_papers():
+    """With equal workers all but Ringmaster's factor 2 agree; at h = 1, 2, 4 (a = 2, b = 6) by hand; at sqrt(i) the best m stays when n grows."""
+    alike = complexities.bounds((2.0,) * 4, 3, 8)
+    assert alike.minibatch == alike.asynchronous[0] == alike.rennala[1] == 2 * (3 + 8 / 4)  # h (a + b / n)
+    assert alike.malenia[0] == 3 * 2.0
+    found = complexities.bounds((1.0, 2.0, 4.0), 2, 6)
+    assert found.minibatch == 4 * (2 + 6 / 3)
+    assert found.asynchronous == pytest.approx((12 / 1.75, 15 / 1.75))  # S = 1, 3/2, 7/4
+    assert found.rennala == pytest.approx((6 / 1.75, 10 / 1.5))  # (a m + b) / S_m = 8, 20/3, 48/7
+    assert found.ringmaster == pytest.approx(40 / 3)
+    assert found.malenia == pytest.approx((8.0, 8 + 2 * 7 / 3 * 2))
+    few, many = (complexities.bounds(complexities.roots(n), 4, 64) for n in (16, 400))
+    assert few.rennala[1] == pytest.approx(many.rennala[1], rel=0.2)
+    assert (few.minibatch, many.minibatch) == pytest.approx((32.0, 20 * 4.16))
 
 
 def test_a_line_fails_beyond_its_bound():

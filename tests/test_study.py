@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,6 +16,8 @@ import polars as pl
 import pytest
 
 from desim_fl.errors import RunDirectoryError, RunError, ScenarioError
+from desim_fl.export import export
+from desim_fl.report import reach_charts, study_page, study_reading
 from desim_fl.run import execute
 from desim_fl.scenario import load as load_scenario
 from desim_fl.study import conduct, crew, digest, effects, load, tuning
@@ -331,6 +335,9 @@ BAD = {
     'scenario = "base.toml"\ntiming_only = true\n[target]\nvalue = 1\n': ":2: without training",
     'scenario = "base.toml"\n[tuning]\nkey = "training.lr"\nvalues = [1]\nseeds = [0]\n': "one of the study's own",
     'scenario = "base.toml"\n[tuning]\nkey = "training.lr"\nvalues = [1]\nseeds = [9]\nby = ["z"]\n': 'there is no factor "z"',
+    'scenario = "base.toml"\n[target]\nvalue = 1\n[[published]]\nlabel = "p"\nagainst = "y"\nvalues = { base = 1 }\n': ':6: there is no factor "y"',
+    'scenario = "base.toml"\n[target]\nvalue = 1\n[[published]]\nlabel = "p"\nvalues = { x = 1 }\n': ':6: there is no variant "x"; there are base',
+    'scenario = "base.toml"\n[[published]]\nlabel = "p"\nvalues = { base = 1 }\n': ":2: published numbers are about the time to a target",
     "scenario = \n": ":1: is not TOML",
     'scenario = "base.toml"\nunset = ["run.nothing"]\n[set]\n"a b" = 1\n': "is not a key",
 }
@@ -410,6 +417,48 @@ def test_hostile_labels_are_shown_as_text(tmp_path: Path) -> None:
     assert "<script>alert(1)" not in page
     assert "<b>x</b>" not in page
     assert "&lt;b&gt;x&lt;/b&gt;" in page
+
+
+MEAN = re.compile(r"Variant: ([^;]+); Mean: ([^;]+); From: ([^;]+); To: ([^;]+); Runs: ([0-9]+)")
+
+
+def test_the_charts_of_a_study_are_files(done: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Means, spans and ratios drawn are those of the tables, published numbers stand beside them, and the same folder gives the same bytes."""
+    out, text = tmp_path / "out", (
+        STUDY + '[target]\nmetric = "loss"\nvalue = 1.7\n[[published]]\nlabel = "a paper"\nvalues = { "3 · FedBuff" = 25.5 }\n'
+        '[[published]]\nlabel = "a theorem"\nagainst = "delay"\nvalues = { "3 · FedAsync" = 2.5 }\n'
+    )  # fmt: skip
+    shutil.copytree(done, out)
+    assert conduct(load(write(tmp_path, text)), out, 1)["played_now"] == 0
+    wanted = ("reach-time_to_target_s", "ratio-time_to_target_s-1", "curves-loss-time", "bands-loss")
+    figures = [figure for figure in study_page.figures(study_reading.read(out)) if figure.id in wanted]
+    monkeypatch.setattr(study_page, "figures", lambda _: figures)
+    files = {path.stem: path.read_text() for path in export(out, "svg", tmp_path / "svg")}
+    assert files["reach-time_to_target_s"].count("Published: a paper; value: 25.5") == 1
+    assert files["ratio-time_to_target_s-1"].count("Published: a theorem; value: 2.5") == 1
+    there = table(out, "runs").filter(pl.col("reached") == 1)
+    assert there.height == 12
+    drawn = {name: row for name, *row in MEAN.findall(files["reach-time_to_target_s"])}
+    assert list(drawn) == there["variant"].unique(maintain_order=True).to_list()
+    for name, row in drawn.items():
+        times = there.filter(pl.col("variant") == name)["time_to_target_s"].to_list()
+        expected = [sum(times) / len(times), min(times), max(times), len(times)]
+        assert [float(value.replace(",", "")) for value in row] == pytest.approx(expected, rel=1e-4)
+    ratios = {name: float(mean) for name, mean, *_ in MEAN.findall(files["ratio-time_to_target_s-1"])}
+    assert ratios == pytest.approx({"3 · FedAsync": 3.0, "3 · FedBuff": 3.0})
+    figures[:] = [figures[1], figures[3]]  # curves, whose marks are clipped in the page, and bands
+    for path in export(out, "svg", tmp_path / "again"):
+        assert path.read_text() == files[path.stem]
+    assert [path.read_bytes()[:4] for path in export(out, "png", tmp_path / "png")] == [b"\x89PNG"] * 2
+    with pytest.raises(RunDirectoryError, match="holds no study"):
+        export(tmp_path / "svg", "svg", tmp_path / "none")
+
+
+def test_levels_that_are_numbers_in_words_stand_in_their_order() -> None:
+    """Labels that differ in one number only are sorted by it; others stay as they stand."""
+    assert reach_charts.ordered(["sigma 1", "sigma 0.25", "sigma 10"]) == ["sigma 0.25", "sigma 1", "sigma 10"]
+    assert reach_charts.ordered(["b 2", "a 1"]) == ["b 2", "a 1"]
+    assert reach_charts.ordered(["h 10, messages 0", "h 1, messages 5"]) == ["h 10, messages 0", "h 1, messages 5"]
 
 
 def test_a_run_that_does_not_get_there_is_kept_until_its_end(done: Path) -> None:

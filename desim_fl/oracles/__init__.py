@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from desim_fl.oracles import fixed_times, queues, rounds, staleness
+from desim_fl.oracles import complexities, fixed_times, queues, rounds, staleness
 from desim_fl.oracles.measuring import Line, Oracle
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ ORACLES: tuple[Oracle, ...] = (
     Oracle("Rennala SGD", "Tyurin and Richtarik, NeurIPS 2023", fixed_times.rennala),
     Oracle("Ringmaster ASGD", "Maranjyan et al., ICML 2025, lemma 4.1", fixed_times.ringmaster),
     Oracle("Malenia SGD", "Tyurin and Richtarik, NeurIPS 2023", fixed_times.malenia),
+    Oracle("time complexities", "h_i = sqrt(i): Tyurin and Richtarik, NeurIPS 2024", complexities.square_roots),
 )
 
 

@@ -66,7 +66,7 @@ def _levels_chart(study: StudyFolder, factor: str, rows: pl.DataFrame, title: st
         order.sort(key=float)
     lines = rows["line"].unique(maintain_order=True).to_list()
     x = alt.X("level:O", title=factor, sort=order, axis=alt.Axis(labelAngle=0))
-    scale = alt.Scale(type="log") if _spans(rows["mean"]) else alt.Scale(zero=False)
+    scale = alt.Scale(type="log") if spans(rows["mean"]) else alt.Scale(zero=False)
     colour = alt.Color("line:N", title=None, sort=lines, legend=alt.Legend() if len(lines) > 1 else None)
     base = alt.Chart().encode(x=x, color=colour)
     value = alt.Y("mean:Q", title=None if len(lines) > 1 else title, scale=scale)
@@ -85,7 +85,7 @@ def _levels_chart(study: StudyFolder, factor: str, rows: pl.DataFrame, title: st
     return alt.layer(bars, path, points, data=named(name), height=240)
 
 
-def _spans(values: pl.Series) -> bool:
+def spans(values: pl.Series) -> bool:
     """Whether positive values span so much that a logarithmic axis reads better."""
     known = values.drop_nulls()
     low, high = known.min(), known.max()
@@ -147,7 +147,7 @@ def survival(study: StudyFolder) -> Figure:
     unit = time_unit(longest)
     rows = study.survival.select("variant", time=pl.col("time_s") / unit.seconds, not_yet="not_yet")
     positive = rows.filter(pl.col("time") > 0)["time"]
-    log = _spans(positive)
+    log = spans(positive)
     if log:  # nothing is at 0 there: every line begins a little before the first that got there
         first = pl.lit(0.8 * float(positive.min() or 1))  # pyright: ignore[reportArgumentType]
         rows = rows.with_columns(time=pl.when(pl.col("time") > 0).then(pl.col("time")).otherwise(first))
@@ -183,7 +183,7 @@ def curves(study: StudyFolder, measure: str, *, against: str) -> Figure:
     points = max(20, 6000 // max(1, rows.select("variant", "seed").n_unique()))
     rows = pl.concat([thin(part, [measure], points) for part in _series(rows)])
     title = f"Virtual time ({unit.name})" if against == "time" else "Updates received"
-    log = _spans(rows.filter(pl.col(against) > 0)[against].cast(pl.Float64)) and _ends_apart(rows, against)
+    log = spans(rows.filter(pl.col(against) > 0)[against].cast(pl.Float64)) and _ends_apart(rows, against)
     shown = rows.filter(pl.col(against) > 0) if log else rows
     name = f"curves_{measure}_{against}"
     colour = alt.Color("variant:N", title=None, sort=labels[:MOST_LINES])
@@ -241,4 +241,4 @@ def _series(rows: pl.DataFrame) -> Sequence[pl.DataFrame]:
 def _ends_apart(rows: pl.DataFrame, against: str) -> bool:
     """Whether the runs end at very different places."""
     ends = rows.group_by("variant", "seed").agg(pl.col(against).max())[against].cast(pl.Float64)
-    return math.isfinite(float(ends.max() or 0)) and _spans(ends)  # pyright: ignore[reportArgumentType]
+    return math.isfinite(float(ends.max() or 0)) and spans(ends)  # pyright: ignore[reportArgumentType]

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from desim_fl.report import sheet, study_charts, study_words
+from desim_fl.report import band_charts, reach_charts, sheet, study_charts, study_words
 from desim_fl.report.figures import Figure, Numbers
-from desim_fl.report.measures import TIME, TITLES
+from desim_fl.report.measures import TIME, TITLES, UPDATES
 from desim_fl.report.rooms import Room
 from desim_fl.report.study_reading import StudyFolder, read
 
@@ -29,24 +29,31 @@ def write(folder: Path) -> Path:
 def render(study: StudyFolder) -> str:
     """Return the page as text."""
     rooms = _rooms(study)
-    figures = [figure for room in rooms for figure in room.figures]
+    drawn = [figure for room in rooms for figure in room.figures]
     manifest = study.manifest
     return sheet.sheet(
         "study.html",
-        figures,
+        drawn,
         name=manifest["name"],
         description=manifest["description"],
         status=manifest["status"],
         notices=study_words.notices(study),
         paragraph=study_words.paragraph(study),
         cards=study_words.cards(study),
-        rooms=[(room, [sheet.shown(figure, figures) for figure in room.figures]) for room in rooms],
+        rooms=[(room, [sheet.shown(figure, drawn) for figure in room.figures]) for room in rooms],
         tables=[sheet.table(numbers, frozenset()) for numbers in _tables(study)],
         method=_method(study),
         study=study.study,
         scenario=study.scenario,
         versions="Played with " + ", ".join(f"{name} {version}" for name, version in manifest["versions"].items()),
     )
+
+
+def figures(study: StudyFolder) -> list[Figure]:
+    """Return every figure of the page in its order, and curves with bands, which are for files: panels that keep their width."""
+    learned = _learned(study)[-1:] if len(study.manifest["seeds"]) > 1 else []
+    bands = [band_charts.bands(study, name) for name in learned]
+    return [*(figure for room in _rooms(study) for figure in room.figures), *bands]
 
 
 def _method(study: StudyFolder) -> str:
@@ -56,23 +63,34 @@ def _method(study: StudyFolder) -> str:
     )
 
 
+def _learned(study: StudyFolder) -> list[str]:
+    known = study.metrics()
+    return [name for name in ("best_accuracy", "accuracy", "loss") if name in known][:2]
+
+
 def _rooms(study: StudyFolder) -> list[Room]:
     known = study.metrics()
-    learned = [name for name in ("best_accuracy", "accuracy", "loss") if name in known][:2]
+    learned = _learned(study)
     physical = [name for name in ("virtual_time_s", "updates_a_second", "staleness_mean", "staleness_p99", "utilisation",
                                   "fairness", "bytes", "energy_j") if name in known and _varies(study, name)]  # fmt: skip
     head = study_words.headline(study)
     against = [name for name in dict.fromkeys([head, *learned, "virtual_time_s"]) if name in (TIME, *known)]
-    target = [study_charts.survival(study)] if study.manifest["target"] is not None else []
+    target, shares = _target(study) if study.manifest["target"] is not None else ([], [])
     learning = [study_charts.by_level(study, name) for name in learned]
     curves = [study_charts.curves(study, "accuracy" if "accuracy" in known else "loss", against=axis)
               for axis in ("time", "updates")] if learned else []  # fmt: skip
     rooms = [
         Room("learning", "What was learned", [*target, *learning, *curves]),
-        Room("differences", "Differences", [study_charts.differences(study, name) for name in against]),
+        Room("differences", "Differences", [*(study_charts.differences(study, name) for name in against), *shares]),
         Room("time", "Time, staleness, traffic", [study_charts.by_level(study, name) for name in physical]),
     ]
     return [Room(room.id, room.title, _spread(room.figures)) for room in rooms if room.figures]
+
+
+def _target(study: StudyFolder) -> tuple[list[Figure], list[Figure]]:
+    """Return the figures about the target: who got there when, and the paired ratios of the times."""
+    took = [reach_charts.reached(study, name) for name in (TIME, UPDATES)]
+    return [study_charts.survival(study), *took], [reach_charts.ratios(study, factor) for factor in study.factors]
 
 
 def _spread(figures: list[Figure]) -> list[Figure]:

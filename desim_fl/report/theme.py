@@ -26,14 +26,14 @@ DARK: dict[str, Any] = {
 }
 
 
-def config(colours: dict[str, Any]) -> dict[str, Any]:
+def config(colours: dict[str, Any], font: str = _FONT) -> dict[str, Any]:
     """Return the Vega-Lite configuration of a theme; charts name styles and ranges, never colours."""
     words = {"labelColor": colours["muted"], "titleColor": colours["ink"], "titleFontWeight": 500}
-    sizes = {"labelFontSize": 12, "titleFontSize": 12, "labelFont": _FONT, "titleFont": _FONT}
+    sizes = {"labelFontSize": 12, "titleFontSize": 12, "labelFont": font, "titleFont": font}
     first, second = colours["category"][:2]
     return {
         "background": None,
-        "font": _FONT,
+        "font": font,
         "axis": {
             **words, **sizes, "gridColor": colours["grid"], "domainColor": colours["line"], "tickColor": colours["line"],
             "titlePadding": 8, "labelPadding": 4, "labelLimit": 130, "labelOverlap": "greedy",
@@ -53,10 +53,10 @@ def config(colours: dict[str, Any]) -> dict[str, Any]:
         "style": {
             "band": {"color": first, "fill": first, "opacity": 0.22, "stroke": None},
             "busy": {"color": first, "fill": first},
-            "note": {"color": colours["ink"], "fill": colours["ink"], "fontSize": 12, "font": _FONT},
+            "note": {"color": colours["ink"], "fill": colours["ink"], "fontSize": 12, "font": font},
             "mark-line": {"color": colours["muted"], "stroke": colours["muted"], "strokeDash": [3, 3], "strokeWidth": 1},
             "alarm-line": {"color": second, "stroke": second, "strokeWidth": 2},
-            "alarm": {"color": second, "fill": second, "fontSize": 12, "fontWeight": 600, "font": _FONT},
+            "alarm": {"color": second, "fill": second, "fontSize": 12, "fontWeight": 600, "font": font},
             "hover-line": {"color": colours["muted"], "stroke": colours["muted"], "strokeWidth": 1},
             "interval": {"color": first, "stroke": first, "strokeWidth": 2},
             "quiet-line": {"color": colours["line"], "stroke": colours["line"], "strokeWidth": 3},

@@ -212,6 +212,7 @@ def _manifest(
         "timing_only": study.timing_only,
         "confidence": study.confidence,
         "target": None if study.target is None else study.target.model_dump(),
+        "published": [entry.model_dump() for entry in study.published],
         "tuned": None
         if study.tuning is None
         else {

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from desim_fl.scenario.server import SEED_MAX
-from desim_fl.scenario.table import Count, Number, Table
+from desim_fl.scenario.table import Count, Number, Positive, Table
 
 Label = Annotated[str, Field(min_length=1, max_length=100)]
 Seed = Annotated[int, Field(ge=0, le=SEED_MAX)]
@@ -78,6 +78,22 @@ class Tuning(Table):
     )
 
 
+class Published(Table):
+    """Numbers of a paper, or of theory, that stand beside the study's own in its charts."""
+
+    label: Label = Field(description="Whose they are, as the legend says it.")
+    metric: Literal["time_to_target_s", "updates_to_target"] = Field(
+        default="time_to_target_s", description="What they are numbers of: virtual seconds, or updates, to the target."
+    )
+    against: Label | None = Field(
+        default=None,
+        description="They are ratios to the baseline's level of this factor; absent = they are values as they stand.",
+    )
+    values: Annotated[dict[Label, Positive], Field(min_length=1, max_length=1000)] = Field(
+        description='Number by variant, named as in the tables of the study (levels joined by " \u00b7 ").'
+    )
+
+
 class Study(Table):
     """A whole study."""
 
@@ -107,5 +123,8 @@ class Study(Table):
     )
     target: Target | None = Field(default=None, description="For the time to target; absent = it is not reported.")
     tuning: Tuning | None = Field(default=None, description="A key chosen beforehand.")
+    published: Annotated[tuple[Published, ...], Field(strict=False, max_length=20)] = Field(
+        default=(), description="Numbers of others for its charts."
+    )
     confidence: Annotated[float, Field(ge=0.5, lt=1)] = Field(default=0.95, description="Of all intervals.")
     keep_runs: bool = Field(default=False, description="Keep a run directory of every run.")

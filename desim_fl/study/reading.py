@@ -13,7 +13,7 @@ from desim_fl.scenario import messages
 from desim_fl.scenario.places import Places, lines
 from desim_fl.scenario.reading import MAX_PROBLEMS, refuse_deep, toml
 from desim_fl.scenario.rules import quoted
-from desim_fl.study.document import MOST_RUNS, Factor, Level, Study, Target, Tuning
+from desim_fl.study.document import MOST_RUNS, Factor, Level, Published, Study, Target, Tuning
 from desim_fl.study.variants import check, levels, settings_of, variants
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _TABLES: dict[str, type[Table]] = {
     "variants": Level,
     "target": Target,
     "tuning": Tuning,
+    "published": Published,
 }
 
 

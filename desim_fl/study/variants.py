@@ -10,7 +10,7 @@ import numpy as np
 
 from desim_fl.errors import ScenarioError
 from desim_fl.scenario.overrides import path_of
-from desim_fl.study.document import Level
+from desim_fl.study.document import MOST_RUNS, Level
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -120,14 +120,13 @@ def _combined(choice: Sequence[Level]) -> Variant:
 
 def check(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield what is wrong between the keys of a study: (place, message)."""
-    yield from _check_factors(study)
-    yield from _check_design(study)
+    wrong = [*_check_factors(study), *_check_design(study)]
     if not list(_check_factors(study)):
-        yield from _check_baseline(study)
-        yield from _check_tuning(study)
-    yield from _check_keys(("set",), study)
+        wrong += [*_check_baseline(study), *_check_tuning(study)]
+    wrong += _check_keys(("set",), study)
     for number, variant in enumerate(study.variants):
-        yield from _check_keys(("variants", number), variant)
+        wrong += _check_keys(("variants", number), variant)
+    yield from wrong or _check_published(study)
 
 
 def _check_keys(place: tuple[str | int, ...], level: Level | Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
@@ -218,3 +217,26 @@ def _check_tuning(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
     for number, factor in enumerate(study.factors):
         if any(path == path_of(tuning.key) for level in levels(factor) for path, _ in settings_of(level)):
             yield ("factors", number), f"{tuning.key} is tuned, so it cannot vary"
+
+
+def _check_published(study: Study) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    known = {} if not study.published or _too_many(study) else {variant.label: None for variant in variants(study)}
+    for number, entry in enumerate(study.published):
+        place = ("published", number)
+        if study.target is None:
+            yield place, "published numbers are about the time to a target; the study needs a [target]"
+        if entry.against is not None and entry.against not in factor_names(study):
+            yield (
+                (*place, "against"),
+                f'there is no factor "{entry.against}"; there are {", ".join(factor_names(study))}',
+            )
+        if entry.label in [other.label for other in study.published[:number]]:
+            yield (*place, "label"), f'two tables of published numbers are called "{entry.label}"'
+        for label in entry.values:
+            if known and label not in known:
+                yield (*place, "values"), f'there is no variant "{label}"; there are {", ".join(list(known)[:20])}'
+
+
+def _too_many(study: Study) -> bool:
+    """Whether there are more variants than may be, which is told elsewhere."""
+    return study.design != "list" and math.prod(len(levels(factor)) for factor in study.factors) > MOST_RUNS
