@@ -31,6 +31,13 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _validated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every chart of these tests compared with the schema of Vega-Lite, which a report does not; pages are the same."""
+    plain = Figure.spec
+    monkeypatch.setattr(Figure, "spec", lambda self: plain(self, validate=True))
+
+
 class Page(html.parser.HTMLParser):
     """What a reader of the page finds: elements, addresses, and the text outside scripts and styles."""
 

@@ -18,6 +18,7 @@ import pytest
 from desim_fl.errors import RunDirectoryError, RunError, ScenarioError
 from desim_fl.export import export
 from desim_fl.report import reach_charts, study_page, study_reading
+from desim_fl.report.figures import Figure
 from desim_fl.run import execute
 from desim_fl.scenario import load as load_scenario
 from desim_fl.study import conduct, crew, digest, effects, load, tuning
@@ -71,6 +72,13 @@ def write(folder: Path, study: str = STUDY, base: str = BASE) -> Path:
 def table(folder: Path, name: str) -> pl.DataFrame:
     """Read a table of a study."""
     return pl.read_parquet(folder / f"{name}.parquet")
+
+
+@pytest.fixture(autouse=True)
+def _validated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have every chart of these tests compared with the schema of Vega-Lite, which a report does not."""
+    plain = Figure.spec
+    monkeypatch.setattr(Figure, "spec", lambda self: plain(self, validate=True))
 
 
 @pytest.fixture(scope="module")

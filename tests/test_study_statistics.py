@@ -137,3 +137,15 @@ def test_what_is_no_pair_is_an_error() -> None:
         statistics.difference([1.0], [1.0, 2.0], 0.95)
     with pytest.raises(ValueError, match="no values"):
         statistics.summary([], 0.95)
+
+
+def test_single_pairs_are_compared_as_they_are_among_longer_ones() -> None:
+    """One value a side, all at once: difference, ratio (only of positive values) and no interval, as in the company of a longer pair."""
+    singles = [([2.0], [3.0]), ([0.0], [1.0]), ([-1.0], [4.0]), ([1e-300], [1e300]), ([5.0], [5.0])]
+    alone = statistics.differences(singles, 0.95)
+    assert alone[0].mean == 1.0
+    assert alone[0].ratio is not None
+    assert alone[0].ratio.estimate == pytest.approx(1.5)
+    assert [found.ratio is None for found in alone] == [False, True, True, True, False]
+    among = statistics.differences([*singles, ([1.0, 2.0], [2.0, 4.0])], 0.95)[:-1]
+    assert [repr(found) for found in alone] == [repr(found) for found in among]

@@ -78,25 +78,28 @@ def _walk(rows: pl.DataFrame, target: int) -> list[Stretch]:
         cause=pl.when(_KIND.is_in(_CAUSES)).then(index).forward_fill(),
         before=pl.when(_KIND.is_in(_ACTS)).then(index).forward_fill().shift(1),
         first=pl.when(pl.col("ticks") != pl.col("ticks").shift(1, fill_value=-1)).then(index).forward_fill(),
-    )
+    ).join(_sent(rows), on="job", how="left", maintain_order="left")
     columns: list[Any] = known.get_columns()
-    ticks, kinds, jobs, cause, before, first = columns
-    sent: dict[int, int] = dict(
-        rows.filter(_KIND == "dispatch").unique("job", keep="first").select("job", "row").iter_rows()
-    )
+    ticks, kinds, jobs, cause, before, first, sent = columns
     found: list[Stretch] = []
     row: Any = target
     while row >= 0:
         by = cause[row]
         told = None if by is None or ticks[by] != ticks[row] else kinds[by]
-        if by is not None and told in _OF_JOBS and jobs[by] in sent:
-            row = sent[jobs[by]]
+        if by is not None and told in _OF_JOBS and sent[by] is not None:
+            row = sent[by]
             found.append(Stretch(jobs[by], row, by))
             continue
         act, last = before[first[row]], row  # the last act before this instant
         row = -1 if act is None else act
         found.append(Stretch(-1, row, last, DEADLINE if told == "alarm" else NOBODY))
     return found
+
+
+def _sent(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return the row in which each job was dispatched: ``job, sent``."""
+    first = rows.filter(_KIND == "dispatch").unique("job", keep="first", maintain_order=True)
+    return first.select("job", sent="row")
 
 
 def _spans(rows: pl.DataFrame, stretches: Sequence[Stretch], *, pauses: bool) -> pl.DataFrame:

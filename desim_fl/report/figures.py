@@ -42,10 +42,14 @@ class Figure:
     material: Mapping[str, Any] = field(default_factory=dict)
     beside: Sequence[Numbers] = ()
 
-    def spec(self) -> dict[str, Any]:
-        """Return the specification, without its data; validated against the schema of Vega-Lite."""
+    def spec(self, *, validate: bool = False) -> dict[str, Any]:
+        """Return the specification, without its data.
+
+        ``validate`` compares it with the schema of Vega-Lite first: a second for a page, in which nothing of a run can be found, only
+        a mistake of ours. So tests ask for it.
+        """
         assert self.chart is not None
-        spec = self.chart.to_dict()
+        spec = self.chart.to_dict(validate=validate)
         spec.pop("config", None)
         return {**spec, "description": f"{self.heading}. {self.lead}"}
 

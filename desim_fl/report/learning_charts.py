@@ -60,7 +60,12 @@ def _hover(axis: Axis) -> str:
 
 def _linked(chart: alt.VConcatChart, axis: Axis, whole: Span) -> alt.VConcatChart:
     """One selection of the nearest evaluation for both panels (``add_params`` would make one of each panel's own)."""
-    views = [layer["name"] for panel in chart.to_dict()["vconcat"] for layer in panel["layer"] if "name" in layer]
+    views = [
+        layer["name"]
+        for panel in chart.to_dict(validate=False)["vconcat"]
+        for layer in panel["layer"]
+        if "name" in layer
+    ]
     select = {"type": "point", "fields": [axis.field], "nearest": True, "on": "pointerover", "clear": "pointerout"}
     linked = chart.copy()
     linked.params = [alt.TopLevelSelectionParameter(name=_hover(axis), select=select, views=views)]

@@ -102,7 +102,7 @@ def watched(chart: Any, whole: Span, *more: Any) -> Any:
 
 def selection(name: str, chart: Any, views: Sequence[str], **select: Any) -> Any:
     """Return a selection by the legend over the named views of a composed chart, which gives its layers names of its own."""
-    known = _units(chart.to_dict())
+    known = _units(chart.to_dict(validate=False))
     there = [unit for unit in known if any(unit == view or unit.startswith(f"{view}_") for view in views)]
     assert there, (views, known)
     return alt.TopLevelSelectionParameter(name=name, select=select, views=there, bind="legend")
