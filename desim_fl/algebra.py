@@ -128,6 +128,20 @@ def median(values: list[Params]) -> Params:
     return ordered[middle] if len(values) % 2 else (ordered[middle - 1] + ordered[middle]) / 2
 
 
+def salient(value: Params, rows: int, columns: int) -> Params:
+    """Weigh the first ``rows * columns`` entries, a matrix row by row, by how large they are in their row; others stay.
+
+    ``w_ij <- exp|w_ij| / sum_j exp|w_ij| * w_ij``. A plain number is a matrix of one entry, whose share is 1.
+    """
+    if value is Null or isinstance(value, (int, float)):
+        return value
+    matrix = value[: rows * columns].reshape(rows, columns)
+    library: Any = sys.modules["torch" if _is_torch(value) else "numpy"]
+    raised = library.exp(abs(matrix) - library.amax(abs(matrix), 1)[:, None])  # the largest has exp 0: no overflow
+    shares = raised / raised.sum(1)[:, None]
+    return library.concatenate([(shares * matrix).reshape(-1), value[rows * columns :]])
+
+
 def is_finite(value: Params) -> bool:
     """Whether every entry is finite; ``Null`` counts as finite."""
     if value is Null:

@@ -46,7 +46,8 @@ class Assignment:
     ``steps_per_epoch`` depends on the client's data and batch size only, never on the model. ``steps`` replaces
     ``epochs`` where the scenario asks for a number of steps. ``rate`` turns the drawn wait in seconds into the
     first learning rate (``None``: the rate is ``lr``). ``schedule`` says what every rate is multiplied with at the version
-    that a job starts from. ``stragglers`` make some jobs do less.
+    that a job starts from. ``stragglers`` make some jobs do less. ``pace`` says what a rate is multiplied with, given the mean
+    delay of the client's earlier jobs in seconds (:mod:`desim_fl.delays`).
     """
 
     steps_per_epoch: Sequence[int]
@@ -57,6 +58,7 @@ class Assignment:
     rate: Callable[[float], float] | None = None
     schedule: Callable[[int], float] | None = None
     stragglers: Stragglers | None = None
+    pace: Callable[[float], float] | None = None
     usual: Sequence[Work] = field(
         init=False, repr=False, compare=False
     )  # by client: what is asked unless said otherwise
@@ -82,7 +84,7 @@ class Assignment:
     @property
     def varies(self) -> bool:
         """Whether rates differ from job to job."""
-        return self.rate is not None or self.schedule is not None
+        return self.rate is not None or self.schedule is not None or self.pace is not None
 
     def managed(self, client: int, nth: int, work: Work) -> Work:
         """What the client's ``nth`` job does of its work."""

@@ -13,10 +13,11 @@ from desim_fl import data as holdings
 from desim_fl.algebra import Null
 from desim_fl.assignment import Assignment, Stragglers
 from desim_fl.core import Model
+from desim_fl.delays import logarithmic
 from desim_fl.energy import NOTHING, Tariff
 from desim_fl.executors.null import NullExecutor
 from desim_fl.learning.batches import steps_per_epoch
-from desim_fl.learning.sizes import model_facts
+from desim_fl.learning.sizes import FIRST_LAYERS, model_facts
 from desim_fl.strategies.delay_aware import drawn_delay_lr, weigh_by_staleness
 from desim_fl.strategies.optimized import Optimized
 from desim_fl.strategies.optimizers import ServerOptimizer
@@ -105,7 +106,7 @@ def build(
     task, sha256 = _task(scenario, people, validation, early.patience) if trains else (None, None)
     executor, reason = _executor(scenario, task, people, assignment, early, told)
     world = World(
-        strategy=_strategy(scenario),
+        strategy=_strategy(scenario, known),
         selector=_selector(scenario, people, trips),
         trips=trips,
         executor=executor,
@@ -149,7 +150,7 @@ def varied(built: Built, scenario: Scenario, updates: int) -> World:
     )
     return replace(
         built.world,
-        strategy=_strategy(scenario),
+        strategy=_strategy(scenario, built.known),
         concurrency=_concurrency(scenario),
         executor=NullExecutor(built.population.sizes),
         model=Model(0, Null),
@@ -202,6 +203,7 @@ def _assignment(scenario: Scenario, people: Population) -> Assignment:
         partial(drawn_delay_lr, rule.gamma_0, rule.alpha_lr) if rule is not None and rule.meaning == "drawn" else None,
         schedule=None if table is None else SCHEDULES[table.name](**table.parameters()),
         stragglers=Stragglers(scenario.run.seed, people.keys, share, in_steps) if share else None,
+        pace=None if training.delay_step is None else logarithmic,
     )
 
 
@@ -216,7 +218,7 @@ def _first_rate(scenario: Scenario, rule: Any) -> float:
 # ---- server
 
 
-def _strategy(scenario: Scenario) -> Strategy:
+def _strategy(scenario: Scenario, known: Labels | None) -> Strategy:
     table: Any = scenario.strategy
     stepped = ("server_optimizer", "server_lr_schedule", *(("server_lr",) if table.server_optimizer else ()))
     options = _options(table, *stepped)
@@ -225,6 +227,9 @@ def _strategy(scenario: Scenario) -> Strategy:
     elif table.draws:
         options["seed"] = scenario.run.seed
     strategy = strategies.build(table.name, {**options, **table.lent(scenario.training)})
+    if getattr(table, "feature_learning", False) and known is not None:
+        layer = FIRST_LAYERS[scenario.model.name](known.shape, known.classes, **model_args(scenario))
+        strategy = replace(strategy, first_layer=layer)  # pyright: ignore[reportArgumentType, reportCallIssue]
     rule = scenario.training.delay_aware
     if rule is not None and rule.meaning == "staleness":
         strategy = weigh_by_staleness(strategy, rule.alpha_lr, combine=rule.combine)

@@ -26,6 +26,7 @@ from desim_fl.buffers import Buffers
 from desim_fl.complaints import non_finite, nothing_left, unlike_the_plan
 from desim_fl.consultation import Consultation
 from desim_fl.core import Alarm, Job, Loss, Model, Outcome, Reply, Send, Update
+from desim_fl.delays import Delays
 from desim_fl.errors import LawError, RunError
 from desim_fl.evaluation import Evaluation, Evaluator
 from desim_fl.eventlog import EventLog, Kind
@@ -88,6 +89,9 @@ class Engine:
         self._loss = [self.on_loss]
         self.early, self.monitored = watched(self, self._evaluator)
         self._collect = world.executor.collect if self.early is None else self.early.collect
+        self._delays = None if (pace := world.assignment.pace) is None else Delays(pace, self.flights)
+        if self._delays is not None:
+            self._collect = self._delays.collecting(self._collect, lambda: self.now)
         log.tally = self._tally
 
     def _tally(self, batch: Batch) -> None:
@@ -368,9 +372,10 @@ class Engine:
         ends = now + download + wait + compute + upload
         if lost is not None or type(ends) is not int or download | wait | compute | upload < 0 or ends >= MOST_TICKS:
             ends, lost = whole_trip(client, nth, trip, now)  # lost on the way, or no trip at all
+        number = self.ledger.dispatched
         if self._rates_vary:
             work = world.assignment.rated(work, trip, base)
-        number = self.ledger.dispatched
+            work = work if self._delays is None else self._delays.paced(work, client, number, now)
         self.ledger.dispatched = number + 1
         job = new(Job, (number, client, nth, base, params, buffers, work, extra, self._memories.get(client), tag))
         if self._beyond is not None:

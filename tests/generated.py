@@ -328,7 +328,7 @@ TABLES: dict[str, dict[str, Line]] = {
         "one explodes": ("data.curvature=[1.0, 1e12, 0.5, 1.5, 0.25, 3.0]", "training.steps=3"),
         "some have nothing": ("data.examples_per_client=[40, 0, 70, 0, 5, 1]",),
         "one alone": ("clients.count=1", "data.curvature=1.0", "data.optimum=1.0", "data.examples_per_client=20"),
-        "balanced gradients": ("training.gradient_decay=0.5", "training.proximal_mu=0.5", "training.steps=3"),
+        "balanced gradients": ("training.gradient_decay=0.5", "training.proximal_mu=0.5", "training.steps=3", "training.delay_step=logarithmic"),
         "slowed by staleness": ("training.delay_aware={meaning='staleness',gamma_0=0.1,alpha_lr=0.5}", "training.lr"),
     },
     "selection": {

@@ -7,16 +7,21 @@ import math
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from worlds import S, ScriptedTrips, play
 
 import desim_fl
 import scenarios
+from desim_fl import algebra
 from desim_fl.build import build as wired
 from desim_fl.engine import Engine
-from desim_fl.errors import ScenarioError
+from desim_fl.errors import RefusedError, ScenarioError
 from desim_fl.eventlog import EventLog, MemorySink
 from desim_fl.laws import Audit, Row
+from desim_fl.learning import models as models_of
+from desim_fl.learning import sizes
 from desim_fl.scenario import load
 from desim_fl.scenario.method import MethodTable
 from desim_fl.scenario.strategies import STRATEGIES
@@ -350,7 +355,7 @@ def test_scenario_class_and_guide_tell_of_the_same_method(name):
     table = STRATEGIES[name]()
     options = table.model_dump(exclude={"name", *MethodTable.model_fields})  # those that wrap any method
     assert TABLE[name](**options) == TABLE[name]()
-    taken = {option.name for option in dataclasses.fields(TABLE[name]) if option.init} - {"seed", "lr"}
+    taken = {option.name for option in dataclasses.fields(TABLE[name]) if option.init} - {"seed", "lr", "first_layer"}
     assert taken == set(options)
     guide = (Path(desim_fl.__file__).parent / "docs" / "strategies.md").read_text()
     assert any(line.startswith("| ") and f"`{name}`" in line.split(" | ")[0] for line in guide.splitlines())
@@ -475,6 +480,31 @@ def test_the_stability_bound_of_large_delays(tmp_path, clients):
         assert tau[: clients + 3] == [min(k, clients - 1) for k in range(clients + 3)]
     assert ends[0] < 1e-3
     assert ends[1] > 1e3
+
+
+def test_feature_learning_by_hand(tmp_path):
+    """Rows (ln 2, 0) and (-ln 3, ln 3) have the shares 2/3, 1/3, 1/2, 1/2; what is behind the layer stays; a scenario names its network's layer."""
+    weights, two, three = [math.log(2), 0.0, -math.log(3), math.log(3), 7.0], math.log(2), math.log(3)
+    for make in (np.array, lambda row: torch.tensor(row, dtype=torch.float64)):
+        assert algebra.salient(make(weights), 2, 2).tolist() == pytest.approx(
+            [2 / 3 * two, 0, -three / 2, three / 2, 7.0]
+        )
+        assert algebra.salient(make([1000.0, 0.0]), 1, 2).tolist() == [1000.0, 0.0]
+    assert (algebra.salient(3.0, 1, 1), algebra.salient(algebra.Null, 2, 2)) == (3.0, algebra.Null)
+    for name, layer in sizes.FIRST_LAYERS.items():
+        shape = next(models_of.BUILT_IN[name]((1, 28, 28), 10).parameters()).shape
+        assert layer((1, 28, 28), 10) == (shape[0], math.prod(shape[1:]))
+    text = scenarios.BLOBS.replace('"fedasync"', '"asofed"').replace("max_updates = 30", "max_updates = 1")
+    plain, learned = (
+        scenarios.in_memory(load(scenarios.write(tmp_path, text), more)).engine.model.params
+        for more in ([], ["strategy.feature_learning=true"])
+    )
+    assert torch.equal(learned, algebra.salient(plain, 16, 8))
+    assert not torch.equal(learned, plain)
+    with pytest.raises(RefusedError, match="needs first_layer"):
+        Playground(build("asofed", {"feature_learning": True}), 1.0)
+    with pytest.raises(ScenarioError, match='does not go with model "scalar"'):
+        load(scenarios.write(tmp_path, scenarios.QUADRATIC), ["strategy={name='asofed',feature_learning=true}"])
 
 
 def opposite(name: str, rate: float, updates: int, fast: int = 4, **options) -> float:

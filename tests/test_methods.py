@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 
 import polars as pl
@@ -203,9 +204,9 @@ def test_balanced_gradients_are_for_plain_sgd(override, tmp_path):
 
 
 def test_aso_fed_whole(tmp_path):
-    """Server rule, proximal term and balanced gradients: the clients remember across jobs, resumed or not, and it gets there."""
+    """Server rule, proximal term, balanced gradients and dynamic step: the clients remember across jobs, resumed or not, and it gets there."""
     text = scenarios.QUADRATIC.replace('name = "fedbuff"\nbuffer_size = 2', 'name = "asofed"')
-    rule = ["training.proximal_mu=0.2", "training.gradient_decay=0.3"]
+    rule = ["training.proximal_mu=0.2", "training.gradient_decay=0.3", 'training.delay_step="logarithmic"']
     whole, plain = (scenarios.in_memory(load(scenarios.write(tmp_path, text), more)) for more in (rule, rule[:1]))
     assert whole.sha256 == plain.sha256
     assert whole.losses[-1] != plain.losses[-1]
@@ -218,6 +219,43 @@ def test_aso_fed_whole(tmp_path):
         return Played(engine, sink, "", built.world.executor, evaluations)  # pyright: ignore[reportArgumentType]
 
     assert check_resumes(make, random.Random(5).choice) >= 2
+
+
+def rates(folder) -> list[tuple[float, float]]:
+    """The rate of each job, and what it should be by the rows before its dispatch: 0.1 times max(1, log of the mean delay)."""
+    left, delays, found = {}, {}, []
+    for kind, ticks, client, job, lr in (
+        pl.read_parquet(folder / "events" / "*.parquet")
+        .sort("seq")
+        .select("kind", "ticks", "client", "job", "lr")
+        .rows()
+    ):
+        if kind == "dispatch":
+            past = delays.get(client, [])
+            found.append((lr, 0.1 * max(1.0, math.log(sum(past) / len(past)) if past else 0.0)))
+            left[job] = ticks
+        elif kind == "arrive":
+            delays.setdefault(client, []).append((ticks - left[job]) / 1e6)
+    return found
+
+
+def test_the_dynamic_step_by_hand(tmp_path):
+    """20 s a job: the first has the rate 0.1, all others 0.1 log 20; 2 s a job: always 0.1. Elsewhere every row of the log agrees, lost jobs and queues included."""
+    text = """[data]\nname = "quadratic"\n[clients]\ncount = 1\nseconds_per_job = 20.0\n[training]\nlr = 0.1\nsteps = 1
+delay_step = "logarithmic"\n[strategy]\nname = "asofed"\n[run]\nconcurrency = 1\nmax_updates = 4\n"""
+    slow = rates(scenarios.played(tmp_path, text, out="slow", timing_only=True)[0])
+    assert [rate for rate, _ in slow] == pytest.approx([0.1, *[0.1 * 2.995732273553991] * 3], rel=1e-12)
+    fast = rates(scenarios.played(tmp_path, text, "run.delay_scale=0.1", out="fast", timing_only=True)[0])
+    assert [rate for rate, _ in fast] == [0.1] * 4
+    settings = [
+        "clients.seconds_per_step=4", 'training.delay_step="logarithmic"', "failures.crash_compute=0.2", "failures.max_retries=1",
+        "failures.duplicate=0.3", "run.client_queue=2",
+    ]  # fmt: skip
+    mixed = rates(scenarios.played(tmp_path, scenarios.QUADRATIC, *settings, out="mixed", timing_only=True)[0])
+    assert [rate for rate, _ in mixed] == pytest.approx([due for _, due in mixed], rel=1e-12)
+    assert len({rate for rate, _ in mixed}) > 40
+    with pytest.raises(ScenarioError, match="delay_step must not be given with strategy fednova"):
+        load(scenarios.write(tmp_path, network_world("fednova")), settings[1:2])
 
 
 def test_a_scenario_makes_the_combination_it_names(tmp_path):

@@ -139,6 +139,15 @@ FORMULAS: dict[str, Callable[..., ModelFacts]] = {
 }
 
 
+FIRST_LAYERS: dict[str, Callable[..., tuple[int, int]]] = {
+    "mlp": lambda shape, classes, hidden=(64,): ((*hidden, classes)[0], flat_size(shape)),
+    "cnn": lambda shape, classes, channels=(8, 16): (channels[0], KERNEL**2 * shape[0]),  # noqa: ARG005
+    "cnn_gap": lambda shape, classes, width=32, layers=3: (width, KERNEL**2 * shape[0]),  # noqa: ARG005
+    "lenet5": lambda shape, classes: (6, 25 * shape[0]),  # noqa: ARG005
+    "resnet20": lambda shape, classes, norm="batch", groups=8: (16, KERNEL**2 * shape[0]),  # noqa: ARG005
+}  # units and inputs of each; its weights, unit by unit, are the first numbers of the flat vector
+
+
 def model_facts(name: str, args: Mapping[str, Any], shape: Sequence[int], classes: int) -> ModelFacts:
     """Return the facts of a model as a scenario names it: built in, of torchvision, or "pkg.mod:factory".
 

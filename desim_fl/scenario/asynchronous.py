@@ -168,7 +168,13 @@ class AsoFed(Bounded):
         "its fixed point is the mean of the clients' latest models, which it must step to exactly"
     )
     name: Literal["asofed"] = Field(
-        default="asofed", description="Experimental: ASO-Fed; gradient_decay in [training] is its clients' part."
+        default="asofed",
+        description="Experimental: ASO-Fed; gradient_decay, delay_step and proximal_mu in [training] are its clients' part.",
+    )
+    feature_learning: bool = Field(
+        default=False,
+        description="After each step every weight of the first layer is multiplied with exp|w| over its unit's sum of these. Of n inputs "
+        "a weight keeps about 1/n. For built-in networks.",
     )
 
 

@@ -15,8 +15,11 @@ if TYPE_CHECKING:
 
     from desim_fl.scenario.method import MethodTable
     from desim_fl.scenario.server import Run
+    from desim_fl.scenario.table import Table
     from desim_fl.scenario.training import Training
     from desim_fl.scenario.world import Clients
+
+_LAYERED = ("mlp", "cnn", "cnn_gap", "lenet5", "resnet20")
 
 
 def server_step(strategy: MethodTable) -> Iterator[Problem]:
@@ -41,6 +44,14 @@ def server_step(strategy: MethodTable) -> Iterator[Problem]:
             text = f'{key} must not be given with name = "{optimizer.name}"; it belongs to {owners}'
             yield Problem((*place, key), text, ((*place, "name"),))
     yield from _corrected(place, optimizer)
+
+
+def feature_learning(model: Table, strategy: MethodTable) -> Iterator[Problem]:
+    """Which numbers are the first layer must be known."""
+    name = getattr(model, "name", "")
+    if getattr(strategy, "feature_learning", False) and name not in _LAYERED:
+        text = f'feature_learning does not go with model "{name}", whose first layer is not known; it is for {", ".join(_LAYERED)}'
+        yield Problem(("strategy", "feature_learning"), text, (("model", "name"),))
 
 
 def adam(strategy: MethodTable) -> Iterator[Problem]:

@@ -231,6 +231,7 @@ RULES: tuple[tuple[Callable[..., Iterator[Problem]], tuple[str, ...]], ...] = (
     (method_rules.staleness, ("strategy",)),
     (method_rules.server_step, ("strategy",)),
     (method_rules.adam, ("strategy",)),
+    (method_rules.feature_learning, ("model", "strategy")),
     (method_rules.objections, ("strategy", "training")),
     (method_rules.partial_work, ("clients", "strategy")),
     (method_rules.cohort, ("clients", "strategy")),

@@ -151,6 +151,8 @@ class FedNova(RoundTable):
             yield "gradient_decay", "must not be given with strategy fednova: no norm of its steps is known"
         if training.delay_aware is not None:
             yield "delay_aware", "must not be given with strategy fednova: the norm is for a constant local rate"
+        if training.delay_step is not None:
+            yield "delay_step", "must not be given with strategy fednova: the norm is for one rate of all clients"
 
 
 class Scaffold(RoundTable):

@@ -55,6 +55,11 @@ class Training(Table):
         description="Beta of ASO-Fed's local rule: each step is g - g_pre + h, with gradients that a client keeps from job to "
         "job; absent = plain gradients.",
     )
+    delay_step: Literal["logarithmic"] | None = Field(
+        default=None,
+        description="Experimental: logarithmic = ASO-Fed's dynamic step, a client's rate times max(1, log d), d being the mean of its "
+        "earlier times from dispatch to arrival in seconds; absent = no such factor.",
+    )
     buffers: Literal["average", "local"] = Field(
         default="average",
         description="Float statistics such as BatchNorm's: averaged at the server, or kept by each client.",

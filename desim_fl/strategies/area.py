@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from desim_fl import algebra
 from desim_fl.core import Reply
+from desim_fl.errors import RefusedError
 from desim_fl.strategies.buffer import Buffer, learners
 from desim_fl.strategies.options import require
 
@@ -81,16 +83,22 @@ class AsoFed:
     Chen, Ning, Slawski, Rangwala, "Asynchronous Online Federated Learning for Edge Devices with Non-IID Data", IEEE
     BigData 2020 (arXiv 1911.02134): the server's rule, with the copies x_0 at first. The clients' part is local training:
     ``training.proximal_mu`` is the paper's lambda, ``training.gradient_decay`` its beta
-    (:mod:`desim_fl.learning.gradients`). Not here, since the paper's text was not at hand to settle them: the feature
-    representation learning on the first layer, and the dynamic step ``max(1, log(mean delay))``; nor does the number of
-    samples grow. The engine keeps the copies: N models of memory. A non-finite update leaves copy and model as they were.
+    (:mod:`desim_fl.learning.gradients`), and ``training.delay_step`` the dynamic step (:mod:`desim_fl.delays`). With
+    ``feature_learning`` the feature representation learning follows each step: of the first layer's weights, which lead the
+    vector, ``first_layer`` = (units, inputs) of them, ``w_ij <- exp|w_ij| / sum_j exp|w_ij| w_ij``. The paper's text was not at hand: both as the
+    formulas have been told. The number of samples does not grow. The engine keeps the copies: N models of memory. A
+    non-finite update leaves copy and model as they were.
     """
 
+    feature_learning: bool = False
+    first_layer: tuple[int, int] | None = None
     max_staleness: int | None = None
     reads_outcomes: bool = field(default=False, init=False, repr=False)
 
     def start(self, view: View) -> tuple[Copies, Reply]:
-        """Remember the model that all begin with."""
+        """Remember the model that all begin with. Raises RefusedError for feature learning on a layer that is not known."""
+        if self.feature_learning and self.first_layer is None:
+            raise RefusedError("feature_learning needs first_layer = (units, inputs), the weights that lead the vector")
         return Copies(view.params, sum(view.sizes)), Reply()
 
     def arrive(self, state: Copies, view: View, update: Update) -> tuple[Copies, Reply]:
@@ -100,6 +108,8 @@ class AsoFed:
         model, share = update.outcome.params, update.outcome.examples / state.examples
         known = state.first if update.cache is None else update.cache
         params, keep = view.params + share * (model - known), ((update.job.client, model),)
+        if self.feature_learning and self.first_layer is not None:
+            params = algebra.salient(params, *self.first_layer)
         return state, Reply(params=params, shares=((update.job.id, share),), keep=keep, weight=share, scale=1.0)
 
     def lose(self, state: Copies, view: View, loss: Loss) -> tuple[Copies, Reply]:  # noqa: ARG002
