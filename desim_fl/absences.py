@@ -43,7 +43,7 @@ class Absences:
         failures: Any = self._failures
         if self._attendance is not None:
             self._attendance.advance(2 * now)
-        if failures.late == "ignore":
+        if failures.late == "ignore" or job.work.probe:  # what a late candidate says would come too late
             self._strays[job.id] = flying, now, flying.sent_up(now)
             engine.log.block(now)
             engine.log.cut(job.id)

@@ -72,6 +72,8 @@ class Assignment:
         return self.usual[client] if asked is None else self._filled(self.steps_per_epoch[client], asked)
 
     def _filled(self, epoch: int, asked: Work) -> Work:
+        if asked.probe:
+            return Work(epochs=0, steps=0, lr=0.0, decay=self.decay, probe=True)
         if asked.part is not None:
             raise RefusedError("sub-models (Work.part) cannot be trained yet; leave part = None")
         steps = asked.steps if asked.epochs is None and asked.steps is not None else None
@@ -94,6 +96,8 @@ class Assignment:
 
     def rated(self, work: Work, trip: Trip, version: int = 0) -> Work:
         """The same work with the rate that the job's drawn wait, and the version it starts from, ask for."""
+        if work.probe:
+            return work
         lr = work.lr if self.rate is None else self.rate((trip.wait or 0) / TICKS_PER_SECOND)
         factor = 1.0 if self.schedule is None else self.schedule(version)
         return work._replace(lr=None if lr is None else lr * factor)

@@ -179,6 +179,7 @@ def _work(work: Any) -> bool:
         return True
     return (
         isinstance(work, Work)
+        and not work.probe
         and all(amount is None or (_whole(amount) and amount >= 1) for amount in (work.epochs, work.steps))
         and (work.lr is None or (_number(work.lr) and math.isfinite(work.lr) and work.lr > 0))
     )

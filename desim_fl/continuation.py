@@ -34,7 +34,7 @@ class Carried(NamedTuple):
 class Held(NamedTuple):
     """The trained values of a run at the end of instant ``tick``.
 
-    ``state`` is the strategy's, ``asked`` the sends that wait for a client (they may start from older versions),
+    ``state`` is the strategy's, ``asked`` the sends that wait for a client, or for what candidates say (they may start from older versions),
     ``jobs`` the jobs in flight by id; ``caches`` and ``memories`` by client, ``buffers`` those that no version has
     averaged yet; ``ahead`` what the executor trained before it was needed, ``tail`` the rows of the log that
     are in no segment yet; ``read`` and ``decided`` what the timeline read of training (:mod:`desim_fl.readings`).
@@ -95,7 +95,7 @@ class ResumableEngine(Engine):
             tick=self.now,
             model=self.model,
             state=self._strategy.state,
-            asked=tuple(self._desk.asked),
+            asked=self._desk.unfilled,
             jobs=carried(flying.job for flying in self.flights.values()),
             caches=self._caches,
             memories=self._memories,
@@ -110,13 +110,14 @@ class ResumableEngine(Engine):
         """Put trained values in the places of those that were not trained."""
         executor, desk = self.world.executor, self._desk
         known = self.model.version == held.model.version and self.flights.keys() == held.jobs.keys()
-        if not known or len(desk.asked) != len(held.asked) or not isinstance(executor, ResumingExecutor):
+        if not known or len(desk.unfilled) != len(held.asked) or not isinstance(executor, ResumingExecutor):
             raise CheckpointError(f"the timeline has other jobs in flight at tick {held.tick}; {OTHER_RUN}")
         self.readings.replay.end()
         if isinstance(self._strategy, Decisions):
             self._strategy.replay.end()
         self.log.take_up(held.tail)
-        self.model, self._strategy.state, desk.asked = held.model, held.state, list(held.asked)
+        self.model, self._strategy.state = held.model, held.state
+        desk.take_up(held.asked)
         self._view.model = held.model
         self._caches.clear()
         self._caches.update(held.caches)

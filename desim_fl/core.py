@@ -24,7 +24,8 @@ class Work(NamedTuple):
     ``steps`` and ``lr`` are always filled in. ``steps`` counts optimiser steps in total. ``lr`` is the rate of
     the first epoch; with ``decay = "inverse_sqrt_epoch"`` epoch e (from 0) uses ``lr / sqrt(e + 1)``.
     ``part`` holds the indices of a sub-model (``None`` = the whole model). ``partial`` marks a dispatched job that does less
-    than it was asked for, because its client is a straggler.
+    than it was asked for, because its client is a straggler; ``probe`` one that does not train at all: its outcome is the
+    loss of the model that it brought, on all samples of the client.
     """
 
     epochs: int | None = None
@@ -33,6 +34,7 @@ class Work(NamedTuple):
     decay: str = "constant"
     part: tuple[int, ...] | None = None
     partial: bool = False
+    probe: bool = False
 
 
 class Model(NamedTuple):

@@ -9,7 +9,7 @@ from desim_fl.core import Send
 from desim_fl.errors import LawError, RefusedError, RunError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from desim_fl.core import View
     from desim_fl.population import Roster
@@ -72,6 +72,24 @@ class Desk:
         """Whether a place waits that the next client to come would fill at once, rather than a cohort."""
         return self._open > 0 or any(send.wait or send.clients is not None for send in self.asked)
 
+    @property
+    def probes(self) -> Collection[int]:
+        """Probes on their way, by job: they take no place."""
+        return ()
+
+    @property
+    def unfilled(self) -> tuple[Send, ...]:
+        """What a strategy asked for that nobody has taken yet."""
+        return tuple(self.asked)
+
+    def take_up(self, sends: Sequence[Send]) -> None:
+        """Put these in the places of those unfilled."""
+        self.asked = list(sends)
+
+    def misses(self, job: int) -> bool:  # noqa: ARG002
+        """Hear of a lost job; whether it was a probe, of which no strategy knows."""
+        return False
+
     def owe(self) -> None:
         """A job will land whose place was filled meanwhile: its landing opens none."""
         self._open -= 1
@@ -116,10 +134,7 @@ class Desk:
             self.asked = [send for send in left if send is not None]
         if self._open > 0 and self.roster.selectable:
             send = ANYBODY if self._open == 1 else Send(self._open)
-            for client in self._choose(send):
-                self._depart(client, send)
-                self._open -= 1
-                self.dispatched += 1
+            self._open -= self._fill(send, refills=True)
             if self._deep and self._open < send.count:  # a cohort is distinct; the rest goes round once more
                 self.serve((), 0, at_once=True, published=False)
 
@@ -129,16 +144,25 @@ class Desk:
             raise RefusedError("secure groups (Send.secret) cannot be played yet")
         self._check(send)
         if send.clients is None:
-            taken = self._choose_from_group(send)
-            rest = send._replace(count=send.count - len(taken))
+            filled = self._fill_from_group(send)
+            rest = send._replace(count=send.count - filled)
         else:
             taken = tuple(client for client in send.clients if self.roster.is_selectable(client))
+            filled = self._send_out(taken, send)
             rest = send._replace(clients=tuple(client for client in send.clients if client not in taken))
-        for client in taken:
+        left = bool(rest.clients) if send.clients is not None else rest.count > 0
+        return rest if left and (send.wait or not filled) else None
+
+    def _fill(self, send: Send, *, refills: bool) -> int:  # noqa: ARG002
+        """Fill places with whom the selector chooses, and return how many; ``refills`` where they are the policy's."""
+        return self._send_out(self._choose(send), send)
+
+    def _send_out(self, clients: Sequence[int], send: Send) -> int:
+        """Dispatch a job to each of these clients; returns how many they are."""
+        for client in clients:
             self._depart(client, send)
             self.dispatched += 1
-        left = bool(rest.clients) if send.clients is not None else rest.count > 0
-        return rest if left and (send.wait or not taken) else None
+        return len(clients)
 
     def _check(self, send: Send) -> None:
         named, total = send.clients or (), self._view.clients
@@ -162,14 +186,14 @@ class Desk:
             self._check_choice(chosen, send.count)
         return chosen
 
-    def _choose_from_group(self, send: Send) -> tuple[int, ...]:
+    def _fill_from_group(self, send: Send) -> int:
         if not self.roster.selectable:
-            return ()
+            return 0
         if send.group is not None and send.group not in self._world.groups:
             raise RefusedError(
                 f'the strategy sends to the group "{send.group}", which is not one of this world\'s groups'
             )
-        return self._choose(send)
+        return self._fill(send, refills=False)
 
     def _foresee(self) -> None:
         """Let the trips of those who will most likely be sent out next be drawn at once: faster, and never otherwise."""

@@ -68,7 +68,7 @@ class Engine:
         self._strategy = (Decisions if world.strategy.reads_outcomes else Consultation)(world.strategy, self._view)
         self.readings = Readings()
         self.premises = furnish(self, self._view, self._depart)
-        self.roster, self.desk, self._absences, self.roads, self.server, self._beyond, self._recalls = self.premises
+        self.roster, self.desk, self._absences, self.roads, self.server, self._beyond, self._recalls = self.premises[:7]
         self._roster, self._desk = self.roster, self.desk
         self._evaluator = Evaluator(self._env, world, record or (lambda _: None))
         self._watch: Callable[[Engine], None] | None = None
@@ -80,12 +80,12 @@ class Engine:
         self._most_versions, self._most_updates = world.stops.most()
         self._hears = world.selector.reads_outcomes
         self._evaluates = world.evaluations.every_versions is not None
-        self._usual, self._trip = world.assignment.usual, world.trips.trip
+        self._usual, self._trip = world.assignment.usual, self.premises.trip
         self._stragglers, self._rates_vary = world.assignment.stragglers is not None, world.assignment.varies
         idle = getattr(world.executor, "idle", False)  # one that does nothing with jobs is not bothered with them
         self._submit = None if idle else world.executor.submit
         self._attended = not idle  # whether anybody wants to know of landings
-        self._arrival = [self.on_arrival if self.server is None else self.server.receive]  # handlers, for all flights
+        self._arrival = [self.premises.received]  # handlers, for all flights
         self._loss = [self.on_loss]
         self.early, self.monitored = watched(self, self._evaluator)
         self._collect = world.executor.collect if self.early is None else self.early.collect
@@ -198,7 +198,7 @@ class Engine:
         else:
             self._follow(reply, job, staleness)
         if self._attended:
-            self._landed(job)
+            self.landed(job)
 
     def _examine(self, flying: Flying, outcome: Outcome) -> None:
         """Check what the timeline took for granted, and store the client's memory."""
@@ -245,10 +245,14 @@ class Engine:
         if self._absences is not None:
             in_flight -= len(self._absences.overdue)
             self._absences.look_out()
-        if in_flight > self.world.concurrency and not self._desk.explicit:
+        if (
+            in_flight > self.world.concurrency
+            and not self._desk.explicit
+            and (in_flight - len(self._desk.probes) > self.world.concurrency)
+        ):
             raise LawError(f"{in_flight} jobs in flight exceed the concurrency {self.world.concurrency}")
 
-    def _landed(self, job: Job) -> None:
+    def landed(self, job: Job) -> None:
         """Let go of a job, and tell who watches."""
         self.world.executor.release(job)
         if self._watch is not None:
@@ -259,7 +263,7 @@ class Engine:
         self._reject(job, staleness, reason)
         reply = self._strategy.lose(Loss(job, staleness, reason))
         self._answer(reply, job.client, job.id, 1, at_once=True)
-        self._landed(job)
+        self.landed(job)
 
     def _reject(self, job: Job, staleness: int, reason: str) -> None:
         self.ledger.rejected += 1
@@ -285,9 +289,12 @@ class Engine:
         staleness = self.model.version - job.version
         self.log.block(now)
         self.log.row(Kind.LOSE, job.client, job.id, self.model.version, staleness, why, flying.sent_up(now))
-        reply = self._strategy.lose(Loss(job, staleness, why))
-        self._answer(reply, job.client, job.id, 1, at_once=True)
-        self._landed(job)
+        if self._desk.misses(job.id):
+            self.balance()
+        else:
+            reply = self._strategy.lose(Loss(job, staleness, why))
+            self._answer(reply, job.client, job.id, 1, at_once=True)
+        self.landed(job)
 
     def handlers(self, lost: str | None) -> list[Callable[[Flying], None]]:
         """Whom to call at the end of a flight."""

@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 
 SEGMENT_ROWS = 65_536
 _BATCH_ROWS = 16_384
+ANSWERED = "answered"  # why a probe's job is over
 _TEXTS = ("reason", "outcome", "bad_key")
 
 
@@ -214,6 +215,13 @@ class EventLog:
         """Add a text to the row just written; nothing of the timeline changes."""
         if text is not None:
             self._texts[name][len(self._records) - 1] = text
+
+    def answer(self, client: int, job: int, version: int, staleness: int, size: int, loss: float | None) -> None:
+        """A probe has told its loss, and with that its job is over."""
+        what, loss = (int(Kind.CANCEL), 0.0) if loss is None else (Kind.CANCEL | SECOND, loss)
+        row = PACK(what, self._block, client, job, version, staleness, 0, 0, size, 0, 0, 0, 0, 0.0, loss)
+        self._records.append(row)
+        self.say("reason", ANSWERED)
 
     def legs(self, client: int, job: int, ends: tuple[tuple[Kind, int], ...]) -> None:
         """Hand over by hand the leg ends (kind, tick) of a job that does not go the usual way."""

@@ -52,6 +52,7 @@ def trips(scenario: Scenario, people: Population, size_bytes: int, assignment: A
         delay_scale=scenario.run.delay_scale,
         usual_steps=[work.steps or 0 for work in assignment.usual],
         epoch_steps=assignment.steps_per_epoch,
+        probe_share=scenario.run.poc_probe_share,
     )
 
 

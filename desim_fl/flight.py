@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import simpy
@@ -196,17 +196,25 @@ def whole_trip(client: int, nth: int, trip: Trip, left: int) -> tuple[int, str |
 
 
 class FlightView(Mapping[int, Flight]):
-    """The jobs in flight as a strategy sees them, by job id."""
+    """The jobs in flight as a strategy sees them, by job id; it does not see those ``hidden``."""
 
-    def __init__(self, flights: Mapping[int, Flying], version: Callable[[], int]) -> None:
-        self._flights, self._version = flights, version
+    def __init__(self, flights: Mapping[int, Flying], version: Callable[[], int], hidden: Collection[int] = ()) -> None:
+        self._flights, self._version, self._hidden = flights, version, hidden
+
+    def hide(self, jobs: Collection[int]) -> FlightView:
+        """Return the same view without these jobs, whichever they are by then."""
+        return FlightView(self._flights, self._version, jobs)
 
     def __getitem__(self, job: int) -> Flight:
+        if job in self._hidden:
+            raise KeyError(job)
         found = self._flights[job].job
         return Flight(found.client, found.version, self._version() - found.version, found.tag)
 
     def __iter__(self) -> Iterator[int]:
-        return iter(self._flights)
+        if not self._hidden:
+            return iter(self._flights)
+        return (job for job in self._flights if job not in self._hidden)
 
     def __len__(self) -> int:
-        return len(self._flights)
+        return len(self._flights) - len(self._hidden)

@@ -110,7 +110,11 @@ class Voyage(Flying):
 def drawn_again(world: World, job: Job, steps: int, retry: int) -> Trip | None:
     """The trip of a retry, drawn anew; ``None`` where trips do not draw: then it takes as long again."""
     again: Any = getattr(world.trips, "again", None)
-    return None if again is None else again(job.client, job.nth, steps, retry)
+    if again is None:
+        return None
+    if job.work.probe:
+        return world.trips.probe(job.client, job.nth, retry)  # pyright: ignore[reportAttributeAccessIssue]
+    return again(job.client, job.nth, steps, retry)
 
 
 class Journeys:

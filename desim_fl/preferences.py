@@ -126,11 +126,13 @@ class PowerOfChoice:
     """Of d candidates drawn by data, those with the largest loss (Cho, Wang, Joshi, arXiv 2010.01243).
 
     The loss is the one last reported; a client that never reported counts as the largest of all, in the order of the lots.
-    The state holds one loss a client.
+    The state holds one loss a client. With ``probes`` the losses are asked for instead (:mod:`desim_fl.polling`): ``ask`` names
+    the candidates, and ``best`` ranks those who answered.
     """
 
     lots: Lots
     candidates: int
+    probes: bool = False
     reads_outcomes: bool = field(default=True, init=False, repr=False)
 
     def start(self) -> NDArray[np.float64]:
@@ -141,13 +143,23 @@ class PowerOfChoice:
         self, state: NDArray[np.float64], view: View, roster: Roster, send: Send, number: int
     ) -> tuple[NDArray[np.float64], tuple[int, ...]]:
         """Choose up to ``send.count`` clients."""
-        found = _candidates(self.lots, view, roster, send, number, max(self.candidates, send.count))
+        found = self.ask(view, roster, send, number)
         ranked = sorted(found, key=lambda client: -state[client])  # stable: equal losses in the order drawn
         return state, tuple(ranked[: send.count])
 
+    def ask(self, view: View, roster: Roster, send: Send, number: int) -> tuple[int, ...]:
+        """Draw the candidates for the places of a send: at least as many as those."""
+        return tuple(_candidates(self.lots, view, roster, send, number, max(self.candidates, send.count)))
+
+    def best(self, answers: Sequence[tuple[int, float | None]], count: int) -> tuple[int, ...]:
+        """Up to ``count`` clients of the largest loss, equal ones in the order given; who told none that is finite comes last."""
+        told = [-np.inf if loss is None or not np.isfinite(loss) else loss for _, loss in answers]
+        ranked = sorted(range(len(answers)), key=lambda place: -told[place])
+        return tuple(answers[place][0] for place in ranked[:count])
+
     def hear(self, state: NDArray[np.float64], client: int, loss: float | None) -> NDArray[np.float64]:
-        """Take a reported loss; one that is no finite number changes nothing."""
-        if loss is None or not np.isfinite(loss):
+        """Take a reported loss; one that is no finite number changes nothing, and nothing does where losses are asked for."""
+        if self.probes or loss is None or not np.isfinite(loss):
             return state
         after = state.copy()
         after[client] = loss
@@ -285,4 +297,6 @@ def build(
     if name == "oort":
         return Oort(seed, traits.sizes, traits.typical_s, **options)
     lots = Lots(seed, np.asarray(traits.sizes, np.int64))
-    return Weighted(lots) if name == "weighted" else PowerOfChoice(lots, **options)
+    if name == "weighted":
+        return Weighted(lots)
+    return PowerOfChoice(lots, options["candidates"], probes=options.get("probe", False))

@@ -9,6 +9,7 @@ from desim_fl.dispatch import Desk
 from desim_fl.journeys import Journeys
 from desim_fl.loads import roster
 from desim_fl.opening import OpenDesk, Stream
+from desim_fl.polling import OpenPollingDesk, PollingDesk
 from desim_fl.recall import Recalls
 from desim_fl.server import Server
 from desim_fl.transit import Transit
@@ -16,6 +17,7 @@ from desim_fl.transit import Transit
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from desim_fl.core import Trip, Work
     from desim_fl.population import Roster
     from desim_fl.roads import Road
     from desim_fl.view import LiveView
@@ -26,7 +28,8 @@ class Premises(NamedTuple):
     """The parts; ``None`` where a world has no need of one.
 
     ``absences`` are there where clients leave and jobs fail, ``server`` is one that takes time, ``roads`` are links that
-    transfers share; ``beyond`` sends jobs on their way where that takes more than one event known at dispatch.
+    transfers share; ``beyond`` sends jobs on their way where that takes more than one event known at dispatch; ``received`` is called with
+    what reaches the server, and ``trip`` draws how long a job takes.
     """
 
     roster: Roster
@@ -36,6 +39,8 @@ class Premises(NamedTuple):
     server: Server | None
     beyond: Any
     recalls: Recalls
+    received: Callable[[Any], None]
+    trip: Callable[[int, int, Work], Trip]
 
     @property
     def occupy(self) -> Callable[[], None] | None:
@@ -53,15 +58,27 @@ def furnish(engine: Any, view: LiveView, depart: Callable[..., None]) -> Premise
     """Make the parts that an engine's world asks for."""
     world = engine.world
     free = roster(world.availability, len(world.sizes), world.client_queue, lambda: engine.now)
-    desk = (Desk if world.arrivals is None else OpenDesk)(world, view, engine.dispatches, depart, free)
+    desk = _desk(engine, world, view, engine.dispatches, depart, free)
     engine.roster, engine.desk = free, desk  # the other parts look for them there
     troubled = world.availability is not None or world.perils is not None
     absences = Absences(engine) if troubled else None
     hand_over = engine.on_arrival if absences is None else absences.arrive
     server = None if world.server is None else Server(engine, hand_over)
-    beyond = _beyond(engine, absences, hand_over if server is None else server.receive)
+    received, trip = hand_over if server is None else server.receive, world.trips.trip
+    if isinstance(desk, PollingDesk):
+        received, trip = desk.listen(received), desk.trip
+        view.hide(desk.probes)
+    beyond = _beyond(engine, absences, received)
     roads = beyond.roads if isinstance(beyond, Transit) else []
-    return Premises(free, desk, absences, roads, server, beyond, Recalls(engine, beyond, absences))
+    return Premises(free, desk, absences, roads, server, beyond, Recalls(engine, beyond, absences), received, trip)
+
+
+def _desk(engine: Any, world: World, *parts: Any) -> Desk:
+    """The desk at which places are filled: in a closed system or an open one, with or without asking first."""
+    opened = world.arrivals is not None
+    if getattr(world.selector, "probes", False):  # an option that the protocol does not ask for
+        return (OpenPollingDesk if opened else PollingDesk)(engine, world, *parts)
+    return (OpenDesk if opened else Desk)(world, *parts)
 
 
 def _beyond(engine: Any, absences: Absences | None, received: Callable[[Any], None]) -> Any:

@@ -109,7 +109,9 @@ def bill_faults(table: pl.DataFrame, summary: dict[str, Any], clients: Any, tick
             yield f"the manifest says {name} = {summary.get(name)}, the tables give {due}"
 
 
-def summary(events: pl.DataFrame, clients: int, ticks: int, *, pauses: bool = True) -> dict[str, Any]:
+def summary(
+    events: pl.DataFrame, clients: int, ticks: int, *, pauses: bool = True, queues: bool = False
+) -> dict[str, Any]:
     """The part of the manifest's summary that follows from the event log."""
     arrivals = events.filter(pl.col("kind") == "arrive")
     spent = legs(events, ticks, pauses=pauses).sum()
@@ -119,7 +121,7 @@ def summary(events: pl.DataFrame, clients: int, ticks: int, *, pauses: bool = Tr
         "staleness": staleness_summary(Counter(arrivals["staleness"].to_list())),
         "updates_a_client": spread(by_client, clients),
         "losses": losses(events),
-        **time_summary(total, spent["paused"][0], spent["late"][0], ticks, clients, len(arrivals)),
+        **time_summary(total, spent["paused"][0], spent["late"][0], ticks, clients, len(arrivals), queues=queues),
     }
 
 

@@ -81,7 +81,7 @@ class Teller(NullExecutor):
         self.name = str(case.manifest.get("executor"))
         self.clock: Callable[[], int] = lambda: -1
         kind = case.events["kind"].cast(pl.String)
-        arrivals = case.events.filter(kind == "arrive")
+        arrivals = case.events.filter(kind.is_in(["arrive", "cancel"]))
         self._given = {job: (loss, bad) for job, loss, bad in arrivals.select("job", "loss", "bad_key").iter_rows()}
         self._steps = dict(arrivals.select("job", "steps").iter_rows())
         self._computed = dict(case.events.filter(kind == "computed").select("job", "ticks").iter_rows())

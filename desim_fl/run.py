@@ -22,7 +22,7 @@ from desim_fl.errors import BudgetSpent, DesimError, ScenarioError
 from desim_fl.eventlog import EventLog, ParquetSink
 from desim_fl.provenance import versions
 from desim_fl.scenario import load
-from desim_fl.usage import spread, staleness_summary, time_summary
+from desim_fl.usage import spread, staleness_summary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -173,9 +173,7 @@ def summary(session: Session) -> dict[str, Any]:
         "bytes_up": ledger.bytes_up,
         "staleness": staleness_summary(usage.staleness),
         "updates_a_client": spread(usage.arrivals, people),
-        **time_summary(
-            usage.total(), usage.sum_of("paused"), usage.sum_of("late"), session.ticks, people, ledger.arrived
-        ),
+        **usage.times(session.ticks, ledger.arrived, queues=built.world.client_queue > 1),
         **built.tariff.of(usage.columns(), session.ticks).summary(),
         **_links(session),
         **({} if engine.server is None else {"server": engine.server.summary(session.ticks)}),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import struct
 from array import array
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from operator import length_hint
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -36,6 +36,7 @@ _WINDOW = 256  # neighbours whose trips are drawn together
 _SHORTEST, _LONGEST = 8, 64  # trips of a client drawn ahead; as many as it has made already, within these bounds
 _ROWS = 4096  # trips drawn in one go: more do not stay in the processor's cache
 _AHEAD = 1 << 18  # trips held ahead, over all clients; where that is too few for each, the desk foretells who leaves
+ANSWER_BYTES = 8  # what a probe sends up: one number
 _EXACT = 2.0**53  # whole numbers below it are exact as floats
 
 
@@ -195,7 +196,8 @@ class DrawnTrips:
     for bit the same. In a small population a client's next trips are drawn with those of its neighbours that have
     run out as well. In a large one most clients leave once or twice: there the desk foretells (``foresees``,
     ``expect``) who will leave next, and whoever leaves unforetold is drawn alone. ``usual_steps`` says how many steps
-    a client's jobs have unless the strategy asks for others, ``epoch_steps`` how many an epoch has.
+    a client's jobs have unless the strategy asks for others, ``epoch_steps`` how many an epoch has. ``probe_share`` is how long
+    scoring all samples of a client takes, over an epoch of training.
     """
 
     links: Links
@@ -204,7 +206,9 @@ class DrawnTrips:
     delay_scale: float = 1.0
     usual_steps: Sequence[int] | None = field(default=None, repr=False, compare=False)
     epoch_steps: Sequence[int] | None = field(default=None, repr=False, compare=False)
+    probe_share: float = 1.0 / 3.0
     foresees: bool = field(init=False)
+    _answers: Links = field(init=False, repr=False, compare=False)
     _clients: int = field(init=False)
     _pauses: bool = field(init=False)
     _longest: int = field(init=False)
@@ -216,6 +220,7 @@ class DrawnTrips:
 
     def __post_init__(self) -> None:
         self._clients = len(self.devices.factor)
+        self._answers = replace(self.links, size_bytes=ANSWER_BYTES)
         self._pauses = self.job_draws.pauses
         self._longest = min(_LONGEST, _AHEAD // max(1, self._clients))
         self.foresees = self._longest < _SHORTEST
@@ -249,6 +254,27 @@ class DrawnTrips:
         """Durations of a retry (from 1) of this client's ``nth`` job, drawn anew."""
         try:
             return self._trip(client, nth, steps, retry)
+        except (ValueError, OverflowError) as error:
+            raise RunError(f"client {client}, job number {nth} of this client: {error}; check its laws") from error
+
+    def probe(self, client: int, nth: int, retry: int = 0) -> Trip:
+        """Durations of this client's ``nth`` job, or of a retry of it, where that job is a probe.
+
+        The model goes down as with any job, a number of eight bytes comes up. Scoring all samples takes ``probe_share`` of what
+        an epoch of training would, the job's jitter included; a device does not pause after it.
+        """
+        if not retry:
+            next(self._ahead.get(client, _NONE_AHEAD).trips, None)  # the trip drawn ahead for this job is not needed
+        epoch = self._epoch_steps(client)
+        steps = epoch if self.usual_steps is None else self.usual_steps[client]
+        try:
+            drawn = self.job_draws.values(client, nth, retry)
+            seconds = self.devices.compute_s(client, steps) * drawn.get(JobSlot.COMPUTE_JITTER, 1.0)
+            compute = to_ticks(seconds * (self.probe_share * epoch / max(steps, 1)))
+            up = self._answers.upload(client, drawn.get(JobSlot.UP_LATENCY_JITTER, 1.0))
+            whole = self._trip(client, nth, 0, retry)
+            scale = self.delay_scale
+            return whole._replace(compute=scaled(compute, scale), upload=scaled(up, scale), bytes_up=ANSWER_BYTES)
         except (ValueError, OverflowError) as error:
             raise RunError(f"client {client}, job number {nth} of this client: {error}; check its laws") from error
 

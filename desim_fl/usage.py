@@ -163,6 +163,11 @@ class Usage:
         self._fold()
         return Spent(*(sum(totals) for totals in self._totals[-len(LEGS) :].tolist()))  # may exceed 64 bits
 
+    def times(self, ticks: int, arrived: int, *, queues: bool) -> dict[str, Any]:
+        """What :func:`time_summary` says of all clients, over a run of so many ticks."""
+        paused, late, clients = self.sum_of("paused"), self.sum_of("late"), len(self._number)
+        return time_summary(self.total(), paused, late, ticks, clients, arrived, queues=queues)
+
 
 def quantile(counts: Counter[int], share: float) -> int | None:
     """Smallest value that at least ``share`` of the counted values do not exceed; ``None`` where nothing is counted."""
@@ -193,12 +198,18 @@ def spread(arrivals: list[int], clients: int) -> dict[str, float]:
 
 
 def time_summary(
-    legs: tuple[int, ...], paused: int, late: int, ticks: int, clients: int, arrived: int
+    legs: tuple[int, ...], paused: int, late: int, ticks: int, clients: int, arrived: int, *, queues: bool = False
 ) -> dict[str, Any]:
-    """Seconds by leg over all clients, and what they mean: utilisation, jobs in flight, updates a second."""
+    """Seconds by leg over all clients, and what they mean: utilisation, jobs in flight, updates a second.
+
+    Utilisation is the share of the clients' time with a leg of a job under way. Where a client has a queue (``queues``), legs
+    overlap, and a job that waits for its turn keeps nobody busy: there it is the share in which clients compute, one job at a
+    time, as queueing theory has it.
+    """
+    busy = Spent(*legs).compute if queues else sum(legs)
     return {
         "leg_s": dict(zip(LEGS, (leg / 1e6 for leg in legs), strict=True)),
-        "utilisation": sum(legs) / (ticks * clients) if ticks else None,
+        "utilisation": busy / (ticks * clients) if ticks else None,
         "paused_s": paused / 1e6,
         "late_s": late / 1e6,
         "mean_in_flight": (sum(legs) + paused) / ticks if ticks else None,

@@ -195,11 +195,11 @@ def _problems(case: Case) -> Iterator[str]:
 def _bounds(scenario: Scenario) -> tuple[int | None, int]:
     """Read the bounds on jobs in flight and on those of a client.
 
-    The first is ``None`` in open systems, and where stragglers of closed rounds fly on beside it.
+    The first is ``None`` in open systems, where probes fly beside it, and where stragglers of closed rounds do.
     """
     run = scenario.run
     places = scenario.strategy.places(scenario.clients.count, run.concurrency)
-    return None if run.arrivals is not None else places, run.client_queue or 1
+    return None if run.arrivals is not None or run.poc_probe else places, run.client_queue or 1
 
 
 def _endings(manifest: Mapping[str, Any], audit: Audit) -> Iterator[str]:
@@ -247,7 +247,10 @@ def _recounted(case: Case, ticks: int) -> Iterator[str]:
     summary, pauses = case.manifest["summary"], scenario.availability.pauses
     yield from recount.copy_faults(events)
     yield from recount.client_faults(table, events, ticks, pauses=pauses)
-    expected = recount.summary(events, len(table), ticks, pauses=pauses) | _last_scores(case.tables["metrics"])
+    queues = (case.scenario.run.client_queue or 1) > 1
+    expected = recount.summary(events, len(table), ticks, pauses=pauses, queues=queues) | _last_scores(
+        case.tables["metrics"]
+    )
     expected |= {name: table[name].sum() for name in ("bytes_down", "bytes_up")}
     for name, value in expected.items():
         if not recount.same(summary.get(name), value):

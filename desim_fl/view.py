@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 from desim_fl.flight import FlightView
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
-    from desim_fl.core import Flight, Model, Params
+    from desim_fl.core import Model, Params
     from desim_fl.flight import Flying
     from desim_fl.world import World
 
@@ -29,7 +29,11 @@ class LiveView:
         self._caches = caches
         self._world, self._clients = world, len(world.sizes)
         self.model: Model = world.model
-        self.flying: Mapping[int, Flight] = FlightView(flights, lambda: self.model.version)
+        self.flying: FlightView = FlightView(flights, lambda: self.model.version)
+
+    def hide(self, jobs: Collection[int]) -> None:
+        """Show these jobs to nobody, whichever they are by then."""
+        self.flying = self.flying.hide(jobs)
 
     def cache(self, client: int) -> Any:
         """Return what the strategy last asked the engine to keep for a client."""

@@ -75,7 +75,14 @@ class Crashing:
 
     def trip(self, client: int, nth: int, work: Any) -> Trip:
         """The client's nth trip, perhaps lost."""
-        trip = self.inner.trip(client, nth, work)
+        return self._crashed(client, nth, self.inner.trip(client, nth, work))
+
+    def probe(self, client: int, nth: int, retry: int = 0) -> Trip:
+        """The same where that job is a probe."""
+        trip = self.inner.probe(client, nth, retry)
+        return trip if retry else self._crashed(client, nth, trip)
+
+    def _crashed(self, client: int, nth: int, trip: Trip) -> Trip:
         share = self.shares.get((client, nth))
         whole = trip.download + (trip.wait or 0) + trip.compute + trip.upload
         return trip if share is None else trip._replace(lost=(int(share * whole), "crash"))
@@ -337,6 +344,10 @@ TABLES: dict[str, dict[str, Line]] = {
         "longest idle": ("run.selection=longest_idle",),
         "in order": ("run.selection=order", "run.order=[0, 5, 5, 2]"),
         "loudest": (loudest,),
+        "asked first": (
+            "run.selection=power_of_choice", "run.poc_probe=true", ["run.poc_candidates=1", "run.poc_candidates=3"],
+            ["run.poc_probe_share=1.0", "run.poc_probe_share=0.0"],
+        ),
     },
     "dispatch": {
         "immediate": (["run.concurrency=3", "run.concurrency=1", "run.concurrency=6", "run.concurrency=16"],),

@@ -19,6 +19,7 @@ from desim_fl.run import execute, resume
 from desim_fl.scenario import load
 from desim_fl.service import OpenLaw, ServiceLaw
 from desim_fl.strategies import FedBuff
+from desim_fl.usage import time_summary
 from desim_fl.verify import verify
 from desim_fl.world import Evaluations, StopRules
 
@@ -91,6 +92,10 @@ def test_a_client_computes_its_jobs_one_after_another():
     done = play(trips, select="round_robin", concurrency=3, client_queue=3, stops=StopRules(max_updates=3))
     assert [row[0] for row in done.rows("started")[:3]] == [1.0, 3.0, 5.0]
     assert done.arrivals() == [(4.0, 0, 0), (6.0, 0, 1), (8.0, 0, 2)]
+    spent = done.engine.usage.total()
+    assert sum(spent) > 8 * S
+    summary = time_summary(spent, 0, 0, 8 * S, 1, 3, queues=True)
+    assert summary["utilisation"] == 7 / 8  # idle while the first is downloaded; the fourth, begun at 7, has done 1 s
     audit = Audit(3, 3)
     assert list(audit.problems(Row(n, *row) for n, row in enumerate(done.sink.tuples()))) == []
     assert any(

@@ -175,6 +175,8 @@ class ClassificationTask:
         The outcome shares no memory with the job, nor with the module. A client's memory is kept as it was if the
         job ends with a value that is not finite.
         """
+        if job.work.probe:
+            return self.probed(job)
         params, before = self.begun_from(job)
         todo = self.sequence(job, steps)
         if self.own_thread is not None:
@@ -198,6 +200,16 @@ class ClassificationTask:
             past = rule.told(self.state.parameters) if isinstance(rule, corrections.Balance) else None
         outcome = self.outcome(job, done, params, after, bad)
         return outcome if self.optimizer.gradient_decay is None else gradients.kept(outcome, job, past)
+
+    def probed(self, job: Job) -> Outcome:
+        """Score the model that a job brought on all samples of its client, with the client's own buffers under FedBN."""
+        part = self.parts[job.client]
+        if not len(part):
+            return Outcome(job.params, job.buffers)
+        with self._controlled(Purpose.EVALUATION, self.keys[job.client], job.nth):
+            self.state.load(job.params, self.client_buffers(job))
+            found = self.score(self.module, "probe", self.training.chosen(part))
+        return Outcome(job.params, job.buffers, len(part), loss=found.loss)
 
     def _rule(self, job: Job) -> corrections.Correction | corrections.Balance | None:
         """What is done to the gradients of a job's steps."""

@@ -171,6 +171,10 @@ class ConvexTask:
         if job.work.part is not None:
             raise RefusedError("work.part: training a part of the model is not available")
         part, key = self.parts[job.client], self.keys[job.client]
+        if job.work.probe:
+            with np.errstate(over="ignore", invalid="ignore"):
+                loss = self.objective.at(job.params, part)[0] if len(part) else None
+            return Outcome(job.params, job.buffers, len(part), loss=loss)
         order = batches.sequence(part, self.descent.batch_size, stream(self.seed, Purpose.BATCH_ORDER, key, job.nth))
         shaken = stream(self.seed, Purpose.TRAINING, key, job.nth) if self.noise else None
 

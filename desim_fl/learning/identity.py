@@ -169,7 +169,7 @@ class Identity:
         try:
             return digest(
                 self.task, model, self._keys[job.client], self._clients[job.client], job.nth,
-                [job.work.epochs, job.work.steps, job.work.lr, job.work.decay, job.work.part, steps],
+                [job.work.epochs, job.work.steps, job.work.lr, job.work.decay, job.work.part, steps, *(["probe"] if job.work.probe else [])],
                 job.extra, job.memory,
             )  # fmt: skip
         except TypeError:

@@ -32,6 +32,9 @@ def selections(run: Run, clients: Clients) -> Iterator[Problem]:
         text = f"poc_candidates = {run.poc_candidates} is more than the {clients.count} clients there are"
         doubts = (("run", "selection"), ("clients", "count"))
         yield Problem(("run", "poc_candidates"), text, doubts)
+    if not run.poc_probe and run.given("poc_probe_share"):
+        text = "poc_probe_share needs poc_probe = true, whose evaluations it is about"
+        yield Problem(("run", "poc_probe_share"), text, (("run", "poc_probe"),))
     if run.selection == "oort":
         yield from _oort(run)
 

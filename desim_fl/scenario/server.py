@@ -45,6 +45,15 @@ class Run(Table):
     poc_candidates: Cohort = Field(
         default=10, description="Of power_of_choice: how many candidates are drawn, by data, for a dispatch."
     )
+    poc_probe: bool = Field(
+        default=False,
+        description="Of power_of_choice: ask candidates for the loss of the model in force, by jobs that take time and move "
+        "bytes, instead of going by what they last reported.",
+    )
+    poc_probe_share: Share = Field(
+        default=1 / 3,
+        description="Of poc_probe: time of an evaluation pass over a client's samples, as a share of an epoch of training.",
+    )
     oort_exploration: Share = Field(
         default=0.1, description="Of oort: share of dispatches to clients that never reported, while there are any."
     )
@@ -104,6 +113,7 @@ class Run(Table):
             "selector_args": self.selector is None,
             "selection": self.selector is not None,
             "monitor": self.patience is None,
+            "poc_probe_share": not self.poc_probe,
             "oort_penalty": self.oort_preferred_s is None,
             "oort_pacer_window": self.oort_pacer_s is None,
         }
