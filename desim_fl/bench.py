@@ -10,8 +10,11 @@ from __future__ import annotations
 import importlib.util
 import multiprocessing
 import platform
+import re
 import statistics
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -344,6 +347,19 @@ def table(model: str, figures: Sequence[Figure]) -> str:
         for figure in figures
     ]
     return "\n".join(lines)
+
+
+def peak_megabytes() -> float:
+    """Peak memory of this process (10^6 bytes), without that of the process it was forked from, which ``ru_maxrss`` holds too."""
+    try:
+        told = re.search(r"^VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:  # not Linux
+        told = None
+    if told is not None:
+        return int(told[1]) * 1024 / 1e6
+    import resource  # noqa: PLC0415  (not on every system)
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
 def machine() -> str:

@@ -154,12 +154,12 @@ def costs(figures: Sequence[Figure]) -> dict[str, Figure]:
 def peak_megabytes(jobs: int) -> float:
     """Peak memory of a process of its own that plays the case with the most clients."""
     code = (
-        "import resource; from desim_fl import bench_plan as b; "
+        "from desim_fl import bench, bench_plan as b; "
         f"b.planned(b.Case('fedbuff', 100, clients=b.MANY), {jobs}); "
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+        "print(bench.peak_megabytes())"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)  # noqa: S603  (this very module)
-    return int(done.stdout) * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return float(done.stdout)
 
 
 def table(jobs: int, figures: Sequence[Figure], megabytes: float) -> str:

@@ -56,14 +56,20 @@ def report(jobs: int, repeats: int) -> Found:
 def written(folder: Path) -> Writing:
     """Write the page of a run directory in a process of its own."""
     began = perf_counter()
-    command = [sys.executable, "-m", "desim_fl", "report", str(folder)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL)  # noqa: S603  (this very program)
+    code = (
+        "import sys; from desim_fl import bench, cli; cli.app(sys.argv[1:], standalone_mode=False); "
+        "print(bench.peak_megabytes())"
+    )
+    command = [sys.executable, "-c", code, "report", str(folder)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603  (this very program)
+    assert process.stdout is not None
+    told = process.stdout.read()
     _, status, used = os.wait4(process.pid, 0)
     seconds = perf_counter() - began
     process.returncode = os.waitstatus_to_exitcode(status)  # it was waited for here
     if process.returncode:
         raise subprocess.CalledProcessError(process.returncode, command)
-    peak = used.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    peak = float(told.splitlines()[-1])
     return Writing(seconds, used.ru_utime + used.ru_stime, peak, (folder / "report.html").stat().st_size / 1e6)
 
 

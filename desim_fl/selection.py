@@ -101,7 +101,7 @@ class _Words:
 
     seed: int
     _memo: dict[int, tuple[int, list[list[int]]]] = field(default_factory=dict, repr=False)  # by group of four tries
-    named: Named = field(default_factory=lambda: Named(-1, 0, [], np.zeros((0, 4), np.int64)), repr=False)
+    named: Named = field(default_factory=lambda: Named(-1, 0, [], np.zeros((0, 4), np.uint64)), repr=False)
     _ranks: tuple[int, list[int]] = field(default=(-1, []), repr=False)
 
     def _block(self, first: int, group: int) -> NDArray[np.uint32]:

@@ -155,7 +155,7 @@ SMALL = {"clients": {"count": 4}, "run": {"max_updates": 3}}
 CANONICAL = (
     '{"clients":{"count":4,"device_factor":1.0,"jitter_factor":1.0,"min_samples":1,"partition":"iid",'
     '"seconds_per_step":0.01},"data":{"name":"fashion_mnist_6k","validation_share":0.0},"description":"",'
-    '"executor":{"device":"cpu","name":"auto","reuse_limit_gb":2.0,"threads_per_job":1},"model":{"hidden":[64],"name":"mlp"},"name":"é",'
+    '"executor":{"device":"cpu","name":"auto","near":false,"reuse_limit_gb":2.0,"threads_per_job":1},"model":{"hidden":[64],"name":"mlp"},"name":"é",'
     '"network":{"latency_jitter_factor":1.0,"latency_s":0.0},"run":{"concurrency":10,"delay_scale":1.0,'
     '"dispatch":"immediate","max_updates":3,"non_finite":"skip","seed":0,"selection":"uniform"},'
     '"strategy":{"buffer_size":10,"flush_at_end":false,"name":"fedbuff","normalize":"K","server_lr":1.0,'
