@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+import subprocess
+import sys
 from typing import TYPE_CHECKING, NamedTuple
+from unittest import mock
 
+from desim_fl import cli
 from desim_fl.build import build
 from desim_fl.engine import Engine
 from desim_fl.eventlog import EventLog, MemorySink
@@ -93,6 +99,22 @@ def write(folder: Path, text: str = QUADRATIC, name: str = "small.toml") -> Path
     path = folder / name
     path.write_text(text)
     return path
+
+
+def commanded(*arguments: object, cwd=None) -> subprocess.CompletedProcess[str]:
+    """Run the command line's entry point in this process, from a folder: exit code and what was printed."""
+    out, err, code = io.StringIO(), io.StringIO(), 0
+    with (
+        contextlib.chdir(cwd or "."),
+        mock.patch.object(sys, "argv", ["desim-fl", *map(str, arguments)]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+    ):
+        try:
+            cli.main()
+        except SystemExit as end:
+            code = end.code
+    return subprocess.CompletedProcess(arguments, int(code or 0), out.getvalue(), err.getvalue())
 
 
 def played(folder: Path, text: str = QUADRATIC, *overrides: str, out: str = "run", **options) -> tuple[Path, dict]:

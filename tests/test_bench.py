@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 
@@ -16,8 +14,7 @@ from desim_fl.errors import ScenarioError
 
 def test_bench_train_compares_all_sides_in_one_run():
     """One short turn: every side has a rate and a start-up time, the JSON is one object."""
-    command = [sys.executable, "-m", "desim_fl", "bench", "train", "--models", "mlp", "--repeats", "1", "--jobs", "2"]
-    done = subprocess.run([*command, "--json"], capture_output=True, text=True, check=False)
+    done = scenarios.commanded("bench", "train", "--models", "mlp", "--repeats", 1, "--jobs", 2, "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     figures, choice = printed["jobs_per_second"]["mlp"], printed["auto"]["mlp"]
@@ -73,8 +70,7 @@ def test_ratios_are_to_the_bare_loop_in_all_processes():
 
 def test_bench_reuse_trains_the_first_run_only():
     """Six scales in one store: every job and evaluation of the later five is reused; the ratio is of executor seconds."""
-    command = [sys.executable, "-m", "desim_fl", "bench", "reuse", "--repeats", "1", "--json"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = scenarios.commanded("bench", "reuse", "--repeats", 1, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     (runs,) = found["runs"]

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 import os
 import signal
@@ -13,30 +11,15 @@ import textwrap
 import time
 import tomllib
 from pathlib import Path
-from unittest import mock
 
 import jsonschema
 import polars as pl
 import pytest
 
 import scenarios
-from desim_fl import cli, eventlog
+from desim_fl import eventlog
 
-
-def desim(*arguments: object, cwd=None) -> subprocess.CompletedProcess[str]:
-    """Run the command line's entry point in this process, from a folder: exit code and what was printed."""
-    out, err, code = io.StringIO(), io.StringIO(), 0
-    with (
-        contextlib.chdir(cwd or "."),
-        mock.patch.object(sys, "argv", ["desim-fl", *map(str, arguments)]),
-        contextlib.redirect_stdout(out),
-        contextlib.redirect_stderr(err),
-    ):
-        try:
-            cli.main()
-        except SystemExit as end:
-            code = end.code
-    return subprocess.CompletedProcess(arguments, int(code or 0), out.getvalue(), err.getvalue())
+desim = scenarios.commanded
 
 
 def apart(*arguments: object, cwd=None) -> subprocess.CompletedProcess[str]:

@@ -34,7 +34,7 @@ from desim_fl.run import execute, resume
 from desim_fl.scenario import load
 from desim_fl.verify import inspected, verify
 from desim_fl.world import Evaluations, StopRules, World
-from scenarios import BLOBS, QUADRATIC, played, write
+from scenarios import BLOBS, QUADRATIC, commanded, played, write
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -785,8 +785,7 @@ def test_a_real_signal(number, tmp_path, undisturbed):
     problems, notes = inspected(folder)
     assert problems == []
     assert "not finished" in notes[0]
-    done = subprocess.run(command("resume", str(folder), "--json"), check=True, capture_output=True, env={**os.environ})
-    found = json.loads(done.stdout)
+    found = json.loads(commanded("resume", folder, "--json").stdout)
     for name in ("timeline_sha256", "model_sha256", "loss", "updates", "versions", "virtual_time_s"):
         assert found[name] == said[name], name
     assert_equal_runs(whole, folder)

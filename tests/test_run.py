@@ -434,12 +434,13 @@ def test_what_a_user_model_prints_does_not_mix_with_json(tmp_path):
     )
     text = scenarios.BLOBS.replace('name = "mlp"\nhidden = [16]', 'name = "talker:net"')
     path = scenarios.write(tmp_path, text)
-    for executor in ("inline", "pool"):
-        command = [sys.executable, "-m", "desim_fl", "run", str(path), "--json", "--out", str(tmp_path / executor)]
-        done = subprocess.run(
-            [*command, "--executor", executor], capture_output=True, text=True, check=False, cwd=tmp_path,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        )  # fmt: skip
+    given = ["run", str(path), "--json", "--out"]
+    command = [sys.executable, "-m", "desim_fl", *given, str(tmp_path / "pool"), "--executor", "pool"]
+    pool = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    for done in (pool, scenarios.commanded(*given, tmp_path / "inline", "--executor", "inline", cwd=tmp_path)):
         assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["updates"] == 30
         assert "hello from forward" in done.stderr
