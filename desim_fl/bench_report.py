@@ -7,23 +7,20 @@ clock runs from the start of a process to its end, imports included, as a reader
 from __future__ import annotations
 
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
 from time import perf_counter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import polars as pl
 
 from desim_fl import bench, bench_plan, eventlog, tables
 from desim_fl.run import execute
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
 IN_FLIGHT = 1_000
+_WORDS, _UNITS = ("written in", "of which", "peak memory", "page"), ("s", "CPU s", "MB", "MB")  # of a Writing
 
 
 class Writing(NamedTuple):
@@ -76,15 +73,9 @@ def written(folder: Path) -> Writing:
 def table(found: Found) -> str:
     """Figures as lines of text."""
     lines = [f"report of {found.rows:,} event rows ({found.jobs:,} jobs), n = {len(found.pages)}, {bench.machine()}"]
-    for name, unit in (("seconds", "s"), ("cpu_s", "CPU s"), ("peak_megabytes", "MB"), ("page_megabytes", "MB")):
-        values = [getattr(page, name) for page in found.pages]
-        words = {
-            "seconds": "written in",
-            "cpu_s": "of which",
-            "peak_megabytes": "peak memory",
-            "page_megabytes": "page",
-        }[name]
-        lines.append(f"  {words:12} {statistics.fmean(values):9.2f} {unit} (sd {_sd(values):.2f})")
+    for words, values, unit in zip(_WORDS, zip(*found.pages, strict=True), _UNITS, strict=True):
+        figure = bench.Figure(words, values)
+        lines.append(f"  {figure.side:12} {figure.mean:9.2f} {unit} (sd {figure.sd:.2f})")
     return "\n".join(lines)
 
 
@@ -92,7 +83,3 @@ def result(found: Found) -> dict[str, Any]:
     """Return the same as a JSON object."""
     pages = [page._asdict() for page in found.pages]
     return {"machine": bench.machine(), "jobs": found.jobs, "rows": found.rows, "n": len(pages), "pages": pages}
-
-
-def _sd(values: Sequence[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0

@@ -1,4 +1,4 @@
-"""Polling: candidates are asked for their loss before jobs go to some of them (power-of-choice with ``probe = true``).
+"""Polling: candidates are asked for their loss before jobs go to some of them (power-of-choice with ``poc_probe = true``).
 
 A selector that ``probes`` names candidates instead of clients to send out. Each gets a probe, a job like any other that
 does not train: it brings the model down, scores it on the client's samples, and sends one number up. It takes the time and

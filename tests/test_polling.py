@@ -161,6 +161,24 @@ def test_a_strategy_gets_its_cohort_and_never_sees_a_probe():
         play(ScriptedTrips([1.0]), select=asking(1))
 
 
+@pytest.mark.parametrize(("wait", "sent"), [(False, [(3, 0)]), (True, [(3, 0), (4.5, 1)])])
+def test_a_cohort_goes_out_smaller_if_it_must_not_wait_and_else_asks_for_the_rest(wait, sent):
+    """Two places, three asked, 1 and 2 lost half-way: client 0 leaves at 3 s; only a cohort that waits asks 1 and 2 once more, and 1 leaves at 3 + 1.5 s."""
+
+    class Once(Plain):
+        def start(self, view):
+            return (), Reply(sends=(Send(count=2, wait=wait),))
+
+        def arrive(self, state, view, update):
+            return state, Reply(params=view.params + 1.0, sends=())
+
+    trips = Asked([4.0] * 3, probes=(3.0, 1.0, 1.5), silent=((1, 0), (2, 0)))
+    options = {"strategy": Once(), "select": asking(3, 3), "concurrency": 2, "outcome": losses(1, 9, 5)}
+    done = play(trips, stops=StopRules(max_ticks=6 * S), **options)
+    assert [(t, client) for t, _, client, *_ in done.rows("dispatch") if (t, client) in sent] == sent
+    assert len(done.rows("dispatch")) == 3 + (1 if not wait else 2 + 2)
+
+
 # ---- against a reference of its own
 
 
