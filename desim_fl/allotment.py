@@ -78,20 +78,42 @@ def _drawn(scenario: Scenario, known: Labels, pool: NDArray[np.int64] | None) ->
         from desim_fl.datasets import mapping  # noqa: PLC0415  (imports polars)
 
         table = mapping.read(Path(clients.map or ""))
-    return population.divide(
-        known.train,
-        seed=scenario.run.seed,
-        count=clients.count,
-        classes=known.classes,
-        partition=clients.partition,
-        alpha=clients.alpha,
-        per_client=clients.classes_per_client,
-        table=table,
-        min_samples=clients.min_samples,
-        pool=pool,
-        keys=clients.keys,
-        names=tuple(clients.names or ()),
-    )
+    asked: dict[str, Any] = {
+        "seed": scenario.run.seed,
+        "count": clients.count,
+        "classes": known.classes,
+        "partition": clients.partition,
+        "alpha": clients.alpha,
+        "per_client": clients.classes_per_client,
+        "min_samples": clients.min_samples,
+        "keys": clients.keys,
+        "names": tuple(clients.names or ()),
+    }
+    if table is not None or clients.count > _FEW:
+        return population.divide(known.train, table=table, pool=pool, **asked)
+    latest = _latest[0]
+    same = latest is not None and latest.asked == asked and np.array_equal(latest.labels, known.train)
+    if latest is None or not same or not _alike(latest.pool, pool):
+        latest = _latest[0] = _Dealt(asked, known.train, pool, population.divide(known.train, pool=pool, **asked))
+    return latest.people
+
+
+class _Dealt(NamedTuple):
+    """How samples were dealt out, and to whom."""
+
+    asked: dict[str, Any]
+    labels: NDArray[np.int64]
+    pool: NDArray[np.int64] | None
+    people: Population
+
+
+# The runs of a study mostly deal the same samples out to the same clients: the latest deal is kept, not drawn again.
+_FEW = 10_000
+_latest: list[_Dealt | None] = [None]
+
+
+def _alike(one: NDArray[np.int64] | None, other: NDArray[np.int64] | None) -> bool:
+    return one is other if one is None or other is None else np.array_equal(one, other)
 
 
 def _as_stored(scenario: Scenario, stored: Stored, labels: NDArray[np.int64], classes: int) -> Population:

@@ -225,11 +225,16 @@ class Engine:
         published = reply.params is not None
         if published:
             self._publish(reply, client, job)
-        if self.ledger.arrived >= self._most_updates or self.model.version >= self._most_versions:
-            self._stop("max_versions" if self.model.version >= self._most_versions else "max_updates")
+        version, ledger = self.model.version, self.ledger
+        if ledger.arrived >= self._most_updates or version >= self._most_versions:
+            self._stop("max_versions" if version >= self._most_versions else "max_updates")
             return
         self._desk.turn_over(published=published)
-        self.balance()
+        in_flight = len(self.flights)
+        if in_flight > self.world.concurrency or self._absences is not None:
+            self.balance()
+        else:
+            ledger.check(version, in_flight)
 
     def _follow(self, reply: Reply, job: Job, staleness: int) -> None:
         """Answer a reply to an arrival that asks for more."""

@@ -53,7 +53,14 @@ def trips(scenario: Scenario, people: Population, size_bytes: int, assignment: A
         usual_steps=[work.steps or 0 for work in assignment.usual],
         epoch_steps=assignment.steps_per_epoch,
         probe_share=scenario.run.poc_probe_share,
+        usual_jobs=_jobs_each(scenario),
     )
+
+
+def _jobs_each(scenario: Scenario) -> int:
+    """Jobs that a client will have, were all alike: a quarter more than those that a stop rule says, at most; 0 where none does."""
+    stops = [stop for stop in (scenario.run.max_updates, scenario.run.max_versions) if stop is not None]
+    return 5 * min(stops, default=0) // (4 * scenario.clients.count)
 
 
 def typical_s(trips: DrawnTrips, steps: Sequence[int]) -> NDArray[np.float64]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import random
+from dataclasses import replace
 from fractions import Fraction
 
 import numpy as np
@@ -12,12 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from desim_fl import draws
+from desim_fl.build import build
 from desim_fl.core import Trip, Work
 from desim_fl.devices import Devices
 from desim_fl.draws import ClientSlot, JobSlot, Purpose
 from desim_fl.durations import Constant, Exponential, HalfNormal, Lognormal, Pareto, Uniform, Zipf
 from desim_fl.errors import RunError
 from desim_fl.network import Links, transfer_ticks
+from desim_fl.scenario import Scenario
 from desim_fl.ticks import MOST_TICKS, is_leg, scaled, to_ticks
 from desim_fl.timing import DrawnTrips, JobDraws, JobLaws, per_client
 
@@ -177,7 +180,8 @@ def test_trips_do_not_depend_on_who_else_asks_nor_on_what_is_foretold():
     """Drawn for a window of neighbours, foretold, asked for out of turn or with other steps: always the lone trip."""
     steps, alone = {0: 17, 1: 3, 2: 40, 3: 17}, drawn_trips(ALL_LAWS)
     crowd, foretold = drawn_trips(ALL_LAWS), drawn_trips(ALL_LAWS)
-    crowd.usual_steps = foretold.usual_steps = list(steps.values())
+    planned = replace(drawn_trips(ALL_LAWS), usual_jobs=20)
+    crowd.usual_steps = foretold.usual_steps = planned.usual_steps = list(steps.values())
     foretold.foresees = True
     pick, nths = random.Random(5), [0] * CLIENTS
     for turn in range(900):
@@ -190,6 +194,20 @@ def test_trips_do_not_depend_on_who_else_asks_nor_on_what_is_foretold():
         expected = alone._trip(client, nth, work.steps or 0)
         assert crowd.trip(client, nth, work) == expected
         assert foretold.trip(client, nth, work) == expected
+        assert planned.trip(client, nth, work) == expected
+
+
+def test_as_many_trips_are_drawn_at_once_as_a_client_will_have_jobs():
+    """Eight where nobody knows, never fewer, never more than may be held; a scenario says 5/4 of what its stop rule makes."""
+    work = Work(epochs=1, steps=17)
+    for jobs, ahead in ((0, 8), (3, 8), (20, 20), (64, 64), (900, 64)):
+        source = replace(drawn_trips(ALL_LAWS), usual_jobs=jobs)
+        source.trip(0, 0, work)
+        assert [source._ahead[client].end for client in range(CLIENTS)] == [ahead] * CLIENTS, jobs
+    for stops, jobs in (({"max_updates": 1000}, 41), ({"max_versions": 480, "max_updates": 9000}, 20), ({}, 0)):
+        tables = {"data": {"name": "quadratic"}, "clients": {"count": 30}, "run": stops or {"max_time_s": 9.0}}
+        built = build(Scenario.model_validate(tables), timing_only=True)
+        assert built.trips.usual_jobs == jobs
 
 
 def test_one_trip_without_end_spoils_no_other():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -105,8 +106,16 @@ def _fashion_labels(*, seed: int, examples: int | None = None) -> Labels:
     del seed  # real data: the same for every seed
     if examples is not None and not 1 <= examples <= FASHION_TRAIN:
         raise DataError(f"[data] examples = {examples}: fashion_mnist_6k has {FASHION_TRAIN} training images")
-    train = member("train_labels").astype(np.int64)[:examples]
-    return Labels(train, member("test_labels").astype(np.int64), 10, FASHION_CLASSES, (1, 28, 28))
+    train = _embedded_labels("train_labels")[:examples]
+    return Labels(train, _embedded_labels("test_labels"), 10, FASHION_CLASSES, (1, 28, 28))
+
+
+@cache
+def _embedded_labels(name: str) -> NDArray[np.int64]:
+    """Labels of the embedded images, read once a process: a study of timelines asks for them in every run."""
+    labels = member(name).astype(np.int64)
+    labels.setflags(write=False)
+    return labels
 
 
 def _fashion(*, seed: int, examples: int | None = None) -> Dataset:
