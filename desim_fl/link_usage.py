@@ -24,6 +24,9 @@ SCHEMA: dict[str, Any] = {
     "full_s": pl.Float64,  # at capacity
 }
 _CLOSE = 1e-6
+_TICK = (
+    1.5e-6  # running totals are rounded down to ticks, so what a span adds is right to a tick; half of one for floats
+)
 _DOWN = ("dispatch", "retry", "halt", "leave")  # rows with bytes that go down
 _UP = ("arrive", "lose", "cancel", "late")
 
@@ -64,8 +67,8 @@ def faults(links: pl.DataFrame, events: pl.DataFrame, directions: Iterable[str],
     room, capacity = pl.col("to_s") - pl.col("from_s"), pl.col("capacity_mbps") * 125_000
     wrong = {
         "more bytes than the capacity allows": pl.col("bytes") > capacity * room * (1 + _CLOSE) + 1,
-        "more busy time than there is": pl.col("busy_s") > room + _CLOSE,
-        "more time at capacity than busy": pl.col("full_s") > pl.col("busy_s") + _CLOSE,
+        "more busy time than there is": pl.col("busy_s") > room + _TICK,
+        "more time at capacity than busy": pl.col("full_s") > pl.col("busy_s") + _TICK,
         "negative numbers": pl.min_horizontal("bytes", "busy_s", "full_s", room) < 0,
     }
     for what, holds in wrong.items():

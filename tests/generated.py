@@ -344,6 +344,11 @@ TABLES: dict[str, dict[str, Line]] = {
         "longest idle": ("run.selection=longest_idle",),
         "in order": ("run.selection=order", "run.order=[0, 5, 5, 2]"),
         "loudest": (loudest,),
+        "asked first": (
+            "run.selection=power_of_choice", "run.poc_probe=true", ["run.poc_candidates=1", "run.poc_candidates=3"],
+            ["run.poc_probe_share=1.0", "run.poc_probe_share=0.0"],
+        ),
+        "those of high utility": ("run.selection=oort",),
     },
     "dispatch": {
         "immediate": (["run.concurrency=3", "run.concurrency=1", "run.concurrency=6", "run.concurrency=16"],),

@@ -109,6 +109,21 @@ def test_a_running_job_reports_at_once(download, wait, asked, arrives, steps):
     assert sum(played.engine.usage.accounts[0].legs) == round(arrives * 1_000_000)
 
 
+def test_a_job_that_reports_early_keeps_its_place_among_those_of_an_instant():
+    """Job 0, cut short at 6.5 s, and job 1, planned from the start for 7.5 s, land in one instant: by number, as ever."""
+
+    class Polled(Plain):
+        def start(self, view):
+            return None, Reply(alarms=(Alarm("poll", 6.5),))
+
+        def alarm(self, state, view, name):
+            return state, Reply(stops=(Stop(0, "now"),), sends=())
+
+    trips = ScriptedTrips([8, 6.5], upload=1)
+    played = _sound(play(trips, strategy=Polled(), concurrency=2, steps=8, stops=StopRules(max_updates=2)))
+    assert [(t, job) for t, _, _, job, *_ in played.rows("arrive")] == [(7.5, 0), (7.5, 1)]
+
+
 @pytest.mark.parametrize("how", ["cancel", "epoch", "step", "now"])
 def test_the_old_landing_of_a_stopped_job_never_happens(how):
     """Played on beyond the instant at which the job would have landed, each job still lands once at most."""

@@ -12,7 +12,7 @@ from worlds import FloatExecutor, Plain, S, ScriptedTrips, play
 import scenarios
 from desim_fl.core import Alarm, Reply, Send, Stop
 from desim_fl.errors import ScenarioError
-from desim_fl.link_usage import SCHEMA
+from desim_fl.link_usage import SCHEMA, faults
 from desim_fl.network import Links, SharedWays, Way, bits_a_second, regions
 from desim_fl.run import execute
 from desim_fl.scenario import load
@@ -268,6 +268,15 @@ def test_verify_sees_a_changed_table(directory, tmp_path, change, said):
         assert any(said in problem for problem in verify(path)), verify(path)
     finally:
         table.write_parquet(path / "links.parquet")
+
+
+@pytest.mark.parametrize(("over", "wrong"), [(1, 0), (2, 2)])
+def test_spans_are_right_to_a_microsecond(over, wrong):
+    """Totals are rounded down to whole microseconds, so a span may have one more at capacity than busy, or busy than there are."""
+    full = ("egress", -1, 2.031616, 2.064384, 0.0014, 2, 0.012325, (12_325 + over) / 1e6)
+    busy = ("egress", -1, 0.0, 2.031616, 0.0014, 2, (2_031_616 + over) / 1e6, 0.0)
+    table = pl.DataFrame([busy, full], schema=SCHEMA, orient="row")
+    assert len(list(faults(table, pl.DataFrame(), (), 2_064_384))) == wrong
 
 
 def test_runs_without_shared_links_say_nothing_of_them(tmp_path):
