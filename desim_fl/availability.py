@@ -32,6 +32,7 @@ NEVER = MOST_TICKS
 DAY = 86_400 * TICKS_PER_SECOND
 _QUANTILES = 4096
 _LONGEST = 2.0**60  # ticks, of one time on or off: far beyond what is played, and sums stay inside 64 bits
+_AT_ONCE = 256  # fixed windows looked at in one go
 _MOST_LOOKS = 1_000_000  # fixed windows or renewals without a change before it is an error
 
 
@@ -399,13 +400,19 @@ class Diurnal:
         return Windows(start * self.width - shift, end * self.width - shift, end)
 
     def _changes(self, clients: Whole, number: Whole, *, online: bool) -> Whole:
-        number, open_ = number.copy(), np.arange(len(clients))
-        for _ in range(_MOST_LOOKS):
-            open_ = open_[self.online(clients[open_], number[open_]) != online]
-            if not len(open_):
-                return number
-            number[open_] += 1
-        raise self._stuck(int(clients[open_[0]]))
+        """The first fixed windows from these on in which the clients are online, or are not; few clients look far ahead at once."""
+        number, open_, looks = number.copy(), np.arange(len(clients)), 0
+        while len(open_):
+            if looks >= _MOST_LOOKS:
+                raise self._stuck(int(clients[open_[0]]))
+            count = max(1, _AT_ONCE // len(open_))
+            ahead = number[open_, np.newaxis] + np.arange(count)
+            found = self.online(np.broadcast_to(clients[open_, np.newaxis], ahead.shape), ahead) == online
+            first = found.argmax(axis=1)
+            met = found[np.arange(len(open_)), first]
+            number[open_] += np.where(met, first, count)
+            open_, looks = open_[~met], looks + count
+        return number
 
     def _stuck(self, client: int) -> RunError:
         return RunError(

@@ -52,6 +52,8 @@ class Stream:
     def _on_arrival(self, _: Due) -> None:
         engine = self._engine
         engine.now = int(engine.env.now)
+        if engine.premises.absences is not None:
+            engine.premises.absences.look_round()
         engine.log.block(engine.now)
         engine.desk.arrive()
         engine.balance()

@@ -255,6 +255,8 @@ def loudest(world: World, _: random.Random) -> World:
 Line = tuple[Any, ...]
 ROUNDS = ("strategy.name=fedavg", "run.concurrency")  # a key without a value is taken out
 EVERYBODY = ("run.concurrency", "run.selection", "run.order", "run.dispatch")
+SLOW = "{name='slow',share=1.0,device_factor={law='uniform',low=2.0,high=4.0},epoch_idle_s=0.25,watts_compute=2.0,price_per_hour=1.0}"
+CLASSES = "clients.classes=[{name='quick',share=2.0,device_factor=1.0}," + SLOW + "]"
 TABLES: dict[str, dict[str, Line]] = {
     "speed": {
         "equal": (),
@@ -302,6 +304,10 @@ TABLES: dict[str, dict[str, Line]] = {
             "availability.name=windows", "availability.period_s=5.0", "availability.windows_s=[[[0,3]],[[0,2],[2,4]],[[1,5]],[[0,5]],[[2.5,4.5]],[[0,1],[2,3],[4,5]]]",
             ["availability.on_leave=pause", "availability.on_leave=drop"], "run.max_time_s=20",
         ),
+        "by day": (
+            "availability.name=diurnal", "availability.window_s=1", "availability.mean=0.6", "availability.time_zone_h={law='uniform',low=0.0,high=24.0}",
+            ["availability.on_leave=drop", "availability.on_leave=pause", "availability.on_leave=finish"], "run.max_time_s=30",
+        ),
     },
     "failures": {
         "none": (),
@@ -338,8 +344,18 @@ TABLES: dict[str, dict[str, Line]] = {
         "balanced gradients": ("training.gradient_decay=0.5", "training.proximal_mu=0.5", "training.steps=3", "training.delay_step=logarithmic"),
         "slowed by staleness": ("training.delay_aware={meaning='staleness',gamma_0=0.1,alpha_lr=0.5}", "training.lr"),
     },
+    "devices": {
+        "one kind": (),
+        "two classes": (
+            CLASSES,
+            ["clients.class_shares=drawn", "clients.class_shares=exact"], "clients.watts_compute=1.0", "clients.watts_idle=0.1", "clients.price_per_gb=1.0",
+        ),
+        "pauses": ("clients.epoch_idle_s={law='zipf',exponent=1.7,cap=6,scale=0.25}", "training.epochs=2", "training.steps"),
+    },
     "selection": {
         "uniform": (),
+        "by data": ("run.selection=weighted",),
+        "the fastest": ("run.selection=fastest",),
         "round robin": ("run.selection=round_robin",),
         "longest idle": ("run.selection=longest_idle",),
         "in order": ("run.selection=order", "run.order=[0, 5, 5, 2]"),
@@ -353,6 +369,9 @@ TABLES: dict[str, dict[str, Line]] = {
     "dispatch": {
         "immediate": (["run.concurrency=3", "run.concurrency=1", "run.concurrency=6", "run.concurrency=16"],),
         "after aggregation": ("run.dispatch=after_aggregation", ["run.concurrency=4", "run.concurrency=6"]),
+        "as they come": (
+            ["run.arrivals=poisson", "run.arrivals=constant"], ["run.arrival_rate=2.0", "run.arrival_rate=8.0"], "run.concurrency", "run.max_time_s=20",
+        ),
     },
     "stop": {
         "updates": (["run.max_updates=24", "run.max_updates=1", "run.max_updates=40"],),
@@ -463,7 +482,7 @@ QUIET = {  # every third world: nothing comes between dispatch and arrival, so t
     "noise": "none", "sharing": "none", "availability": "always", "failures": "none", "server": "at once", "queues": "one job",
 }  # fmt: skip
 # Many strategies say themselves whom to send out, and rules then refuse a queue; many want more than one client.
-WITHOUT = {"queues": "one job", "work": "usual"}
+WITHOUT = {"queues": "one job", "work": "usual", "dispatch": "immediate"}
 LEARNING = (  # instead of quadratic functions: a small network, so that every executor can train it
     "data", "data.name=blobs", "data.examples=240", "data.test_examples=60", "data.classes=3", "data.features=4",
     "data.validation_share=0.1", "model", "model.name=mlp", "model.hidden=[5]",

@@ -6,11 +6,13 @@ import random
 from collections import Counter
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 from worlds import FloatExecutor, Plain, S, ScriptedTrips, play
 
 import scenarios
 from desim_fl import rundir
+from desim_fl.availability import listed
 from desim_fl.core import Promise, Reply, Score, Stop
 from desim_fl.durations import Constant
 from desim_fl.errors import BudgetSpent, RefusedError, ScenarioError
@@ -47,6 +49,34 @@ def test_constant_arrivals_leave_in_equal_steps_whatever_comes_back():
     assert [row[0] for row in done.rows("dispatch")] == [number / 4 for number in range(1, 13)]
     assert len(done.engine.flights) == 4  # those of 2.25, 2.5, 2.75 and 3 s
     assert [t for t, *_ in done.arrivals()] == [1.25, 1.5, 1.75, 2.0, 2.25, 2.5, 2.75, 3.0][: len(done.arrivals())]
+
+
+def test_jobs_that_arrive_go_to_those_who_are_online():
+    """Two jobs a second of 0.1 s to clients online in turns of 1 s: none leaves for one who is away; who comes in that instant is there."""
+    turns = listed(np.array([0, 1]), np.array([0, S]), np.array([S, 2 * S]), 2, 2 * S)
+    done = play(
+        ScriptedTrips([0.1, 0.1]),
+        arrivals=OpenLaw("constant", 2.0, 0),
+        concurrency=2,
+        availability=turns,
+        stops=StopRules(max_ticks=6 * S),
+    )
+    sent = [(t, client) for t, _, client, *_ in done.rows("dispatch")]
+    assert sent == [(number / 2, number // 2 % 2) for number in range(1, 13)]
+    nobody = listed(np.array([0]), np.array([0]), np.array([S]), 1, 4 * S)
+    done = play(
+        ScriptedTrips([0.1]),
+        arrivals=OpenLaw("constant", 0.5, 0),
+        concurrency=1,
+        availability=nobody,
+        stops=StopRules(max_ticks=9 * S),
+    )
+    assert [row[0] for row in done.rows("dispatch")] == [
+        4.0,
+        4.1,
+        8.0,
+        8.1,
+    ]  # of 2, 4, 6 and 8 s: those of 2 and 6 s waited
 
 
 def test_arrivals_that_meet_nobody_idle_wait():
