@@ -19,7 +19,13 @@ from scenarios import QUADRATIC, played
 if TYPE_CHECKING:
     from pathlib import Path
 
-RUNS = {"a": (), "again": (), "slow": ("run.delay_scale=3",), "rate": ("training.lr=0.01",), "other": ("run.seed=5",)}
+RUNS = {
+    "a": (),
+    "again": (),
+    "slow": ("run.delay_scale=3",),
+    "rate": ("training.lr=0.01",),
+    "other": ("run.seed=5", "clients.watts_compute=2.0"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +74,14 @@ def test_time_to_a_target_is_read_from_the_curve(folders: dict[str, Path]) -> No
     there = loss.filter(pl.col("loss") <= goal)
     assert found.measures["a"]["time_to_target_s"] == there["time_s"][0]
     assert found.measures["a"]["updates_to_target"] == there["updates"][0]
+
+
+def test_energy_is_compared_where_power_is_stated(folders: dict[str, Path]) -> None:
+    """Two watts while computing: the run's energy is twice its seconds of computing; the run without power has none."""
+    found = compare([folders["a"], folders["other"]])
+    computing = json.loads((folders["other"] / "manifest.json").read_text())["summary"]["leg_s"]["compute"]
+    assert found.measures["other"]["energy_j"] == pytest.approx(2 * computing)
+    assert "energy_j" not in found.measures["a"]
 
 
 def test_the_page_says_what_differs_and_escapes_names(folders: dict[str, Path]) -> None:

@@ -76,6 +76,7 @@ def measures(row: Row, target: Target | None) -> dict[str, float]:
     scores = [point[5] for point in row["curve"] if point[3] == "test" and point[5] is not None]
     found: dict[str, float | None] = {
         **{metric.name: summary.get(metric.name) for metric in METRICS},
+        "energy_j": (summary.get("energy_j") or {}).get("total"),
         "best_accuracy": max(scores, default=None),
         **{f"staleness_{name}": staleness[name] for name in ("mean", "p99", "max")},
         "fairness": row["fairness"],
