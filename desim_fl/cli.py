@@ -270,12 +270,14 @@ def report(
     ] = None,
 ) -> None:
     """Write report.html of a run directory anew from its tables."""
+    from desim_fl import damage  # noqa: PLC0415
     from desim_fl import report as page  # noqa: PLC0415  (altair is not needed to print help)
     from desim_fl.rundir import rehash  # noqa: PLC0415
 
     aim = None if target is None else read_target(target)
-    written = page.write(folder, None if aim is None else page.Goal(aim.metric, aim.value))
-    rehash(folder, written.name)
+    with damage.named([folder]):
+        written = page.write(folder, None if aim is None else page.Goal(aim.metric, aim.value))
+        rehash(folder, written.name)
     typer.echo(str(written))
 
 

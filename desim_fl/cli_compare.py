@@ -26,22 +26,24 @@ def compare(
 ) -> None:
     """Compare runs: settings that differ, the first event at which timelines part, results, curves on one axis."""
     from desim_fl import compare as room  # noqa: PLC0415  (polars is not needed to print help)
+    from desim_fl import damage  # noqa: PLC0415
 
     if len(folders) < 2:  # noqa: PLR2004
         raise RunDirectoryError("compare needs two run directories or more")
-    found = room.compare(folders, None if target is None else read_target(target))
-    if out is not None:
-        from desim_fl import comparison_page  # noqa: PLC0415  (altair is not needed for the terminal)
-
-        if not out.parent.is_dir() or out.is_dir():
-            raise RunDirectoryError(f"cannot write {out}: give a file in a folder that is there")
-        comparison_page.write(out, found)
-    if as_json:
-        typer.echo(json.dumps(room.as_json(found), allow_nan=False))
-    else:
-        _say(found)
+    with damage.named(folders):
+        found = room.compare(folders, None if target is None else read_target(target))
         if out is not None:
-            typer.echo(f"page: {out}")
+            from desim_fl import comparison_page  # noqa: PLC0415  (altair is not needed for the terminal)
+
+            if not out.parent.is_dir() or out.is_dir():
+                raise RunDirectoryError(f"cannot write {out}: give a file in a folder that is there")
+            comparison_page.write(out, found)
+        if as_json:
+            typer.echo(json.dumps(room.as_json(found), allow_nan=False))
+        else:
+            _say(found)
+            if out is not None:
+                typer.echo(f"page: {out}")
 
 
 def read_target(text: str) -> Target:

@@ -28,10 +28,11 @@ def export(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object to stdout and nothing else.")] = False,
 ) -> None:
     """Write a run as CSV, losses and plots, a Perfetto (Chrome) trace or TensorBoard events; a study's charts as SVG or PNG."""
+    from desim_fl import damage  # noqa: PLC0415
     from desim_fl.export import export as write  # noqa: PLC0415  (polars is not needed to print help)
 
     target = out or folder.with_name(f"{folder.resolve().name}-{layout}")
-    with contextlib.redirect_stdout(sys.stderr):
+    with contextlib.redirect_stdout(sys.stderr), damage.named([folder]):
         files = write(folder, layout, target)
     if as_json:
         typer.echo(json.dumps({"out": str(target), "files": [str(path) for path in files]}))

@@ -69,7 +69,7 @@ def compare(folders: Sequence[Path], target: Target | None = None) -> Comparison
         labels=labels,
         folders=tuple(map(str, folders)),
         runs=runs,
-        settings=settings(runs),
+        settings=settings([_document(folder, run) for folder, run in zip(folders, runs, strict=True)]),
         partings=tuple(parting(label, runs[0], run) for label, run in list(zip(labels, runs, strict=True))[1:]),
         measures={run.variant.label: measures(run.row, target) for run in played},
         tables=tables(played, ("run",), target, 0.95),
@@ -109,19 +109,19 @@ def _finite(name: str) -> pl.Expr:
     return pl.when(pl.col(name).is_finite()).then(pl.col(name)).alias(name)
 
 
-def settings(runs: Sequence[Run]) -> tuple[Setting, ...]:
+def settings(documents: Sequence[dict[str, Any]]) -> tuple[Setting, ...]:
     """Return every key of the resolved scenarios that differs, in the order in which they stand there."""
-    flat = [_flat(_document(run)) for run in runs]
+    flat = [_flat(document) for document in documents]
     keys = dict.fromkeys(key for found in flat for key in found)
     rows = (Setting(key, tuple(found.get(key, _ABSENT) for found in flat)) for key in keys)
     return tuple(row for row in rows if len(set(row.values)) > 1)
 
 
-def _document(run: Run) -> dict[str, Any]:
+def _document(folder: Path, run: Run) -> dict[str, Any]:
     try:
         return tomllib.loads(run.scenario)
     except tomllib.TOMLDecodeError as error:
-        raise RunDirectoryError(f"scenario.toml of a run is not TOML: {error}") from error
+        raise RunDirectoryError(f"{folder / 'scenario.toml'} is not TOML: {error}") from error
 
 
 def _flat(table: dict[str, Any], outer: str = "") -> dict[str, str]:

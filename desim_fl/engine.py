@@ -126,7 +126,9 @@ class Engine:
                 step()
         except EmptySchedule as error:
             raise nothing_left(self.now, self.model.version, self._desk, self.ledger.buffered) from error
-        return self.log.finish(self.final_ticks)
+        timeline_sha256 = self.log.finish(self.final_ticks)
+        self.ledger.close(flying.job.version for flying in self.flights.values())
+        return timeline_sha256
 
     def on_end(self, event: Due) -> None:
         """The last instant has been played whole."""

@@ -11,6 +11,8 @@ from desim_fl.errors import LawError
 from desim_fl.records import OTHERS_DOWN, OTHERS_UP, Kind
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from desim_fl.records import Batch
 
 
@@ -98,6 +100,11 @@ class Ledger:
         ages = self.settled_staleness + self.logged_in_flight * int(batch.versions[-1]) - self.base_versions
         if self.aged != ages:
             self._violated("staleness of landed jobs + ages in flight = jobs in flight summed over publishes")
+
+    def close(self, bases: Iterable[int]) -> None:
+        """Raise ``LawError`` unless what the log says leaves the jobs that are still in flight with these base versions."""
+        if sum(bases) != self.base_versions:
+            self._violated("staleness = version at the landing - base version")
 
     def _violated(self, law: str) -> NoReturn:
         counts = {**asdict(self), "in_flight": self.in_flight}

@@ -168,7 +168,7 @@ def _asked(folder: Path, text: str, *options: str) -> Asked:
 
 STUDY = """
 name = "small"
-base = "base.toml"
+scenario = "base.toml"
 seeds = [1, 2]
 [[factors]]
 name = "network"
@@ -177,6 +177,13 @@ values = [1, 10]
 [target]
 value = 0.5
 """
+
+
+def sound_study(folder: Path) -> Path:
+    """The study file that the others are spoiled from, beside its scenario of functions."""
+    (folder / "base.toml").write_text(scenarios.QUADRATIC)
+    (folder / "study.toml").write_text(STUDY.replace("value = 0.5", 'metric = "loss"\nvalue = 3.0'))
+    return folder / "study.toml"
 
 
 def study(chance: random.Random, folder: Path) -> Path:

@@ -115,7 +115,7 @@ def _events(chance: random.Random, run: Path) -> None:
 
 
 def _scenario(chance: random.Random, run: Path) -> None:
-    path = run / "scenario.toml"
+    path = run / ("scenario.toml" if (run / "scenario.toml").exists() else "study.toml")
     text = path.read_text()
     lines = text.splitlines()
     lines.insert(
@@ -132,11 +132,26 @@ DAMAGE = {
 
 def damaged(chance: random.Random, folder: Path, sound: Path) -> Asked:
     """Copy a sound run directory, damage it, and say how it is asked for."""
+    return Asked([chance.choice(["verify", "verify", "report"]), str(_copied(chance, folder, sound))])
+
+
+def shown(chance: random.Random, folder: Path, sound: Path) -> Asked:
+    """The same, asked to be compared with the sound one, or for other tools: with a file or a folder to write."""
+    run, out = str(_copied(chance, folder, sound)), str(folder / "out")
+    if (sound / "study.toml").exists():
+        return Asked(["export", run, "--layout", "svg", "--out", out])
+    if chance.random() < 0.5:
+        return Asked(["export", run, "--layout", chance.choice(["csv", "perfetto", "readme"]), "--out", out])
+    return Asked(["compare", *chance.sample([run, str(sound)], 2), *chance.choice([[], ["--out", out], ["--json"]])])
+
+
+def _copied(chance: random.Random, folder: Path, sound: Path) -> Path:
     run = folder / "run"
     shutil.copytree(sound, run)
+    kinds = [kind for kind in DAMAGE if kind != "events" or (sound / "events").exists()]
     for _ in range(chance.choice([1, 1, 1, 2])):
         try:
-            DAMAGE[chance.choice(list(DAMAGE))](chance, run)
+            DAMAGE[chance.choice(kinds)](chance, run)
         except (OSError, ValueError, TypeError, pl.exceptions.PolarsError, IndexError):
             continue  # the first damage left nothing for the second
-    return Asked([chance.choice(["verify", "verify", "report"]), str(run)])
+    return run

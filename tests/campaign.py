@@ -47,6 +47,7 @@ FAMILIES = (
     "options",
     "places",
     "folders",
+    "results",
     "checkpoints",
     "archives",
     *bad_files.KINDS,
@@ -166,9 +167,12 @@ def _wording(answer: Answer, arguments: list[str]) -> str | None:
             return f"a line of {len(line)} characters"
     if not arguments:
         return None
-    stem = re.sub(r"[^ -~].*", "", arguments[1], flags=re.DOTALL)[:100]
-    named = stem in answer.err or any(word in answer.err for word in ("--set ", "--unset ", "--seed ", "--out"))
-    return None if named else f"neither {stem} nor an option is named"
+    places = arguments[1:3] if arguments[0] == "compare" else arguments[1:2]
+    stems = [re.sub(r"[^ -~].*", "", place, flags=re.DOTALL)[:100] for place in places]
+    named = any(stem in answer.err for stem in stems) or any(
+        word in answer.err for word in ("--set ", "--unset ", "--seed ", "--out")
+    )
+    return None if named else f"neither {stems[0]} nor an option is named: {answer.err[-300:]}"
 
 
 def verdict(answer: Answer, asked: bad_scenarios.Asked, before: dict[str, Any], after: dict[str, Any]) -> str | None:
@@ -177,6 +181,8 @@ def verdict(answer: Answer, asked: bad_scenarios.Asked, before: dict[str, Any], 
     if command == "report":  # which writes the page, and its hash
         mine = ("run/report.html", "run/manifest.json")
         before, after = ({name: now[name] for name in now if name not in mine} for now in (before, after))
+    if command in {"compare", "export"} and answer.code == 0:
+        before, after = ({name: now[name] for name in now if name.split("/")[0] != "out"} for now in (before, after))
     changed = [name for name in before | after if before.get(name) != after.get(name)]
     if changed:
         return f"wrote {changed[:5]}"
@@ -279,11 +285,15 @@ class Campaign:
             run, _ = scenarios.played(folder / name, text, "run.max_updates=12")
             (run / "report.html").unlink()
             self.sound.append(run)
+        plan = study.load(bad_files.sound_study(folder))
+        study.conduct(plan, folder / "studied", 1)
+        (folder / "studied" / "report.html").unlink()
+        self.shown = [*self.sound, folder / "studied"]
 
     def one(self, seed: int, family: str = "") -> tuple[str, Answer | None, str | None]:
         """Try the input of this seed; returns its family, the answer, and what was wrong with it."""
         chance = random.Random(seed)
-        family = family or chance.choices(FAMILIES, (8, 8, 6, 8, 2, 5, 3, 1, 2, 2, 2, 2, 1))[0]
+        family = family or chance.choices(FAMILIES, (8, 8, 6, 8, 2, 5, 5, 3, 1, 2, 2, 2, 2, 1))[0]
         shutil.rmtree(self.work, ignore_errors=True)
         self.work.mkdir()
         tries = {"checkpoints": lambda _, chance: try_checkpoint(chance), "archives": try_archive, "studies": try_study}
@@ -304,6 +314,8 @@ class Campaign:
     def _asked(self, chance: random.Random, family: str) -> bad_scenarios.Asked:
         if family == "folders":
             return bad_folders.damaged(chance, self.work, chance.choice(self.sound))
+        if family == "results":
+            return bad_folders.shown(chance, self.work, chance.choice(self.shown))
         if family in bad_files.KINDS:
             return bad_files.KINDS[family](chance, self.work)
         if family == "places":

@@ -105,6 +105,26 @@ def test_released_jobs_are_in_no_group_and_trained_ones_are_thrown_away():
         executor.submit(jobs[0], 0)
 
 
+def test_an_executor_that_goes_on_for_another_trains_nothing_twice():
+    """Of five, three were trained as a group, one of them collected; one had failed in a group: what is left, and how, is the same."""
+    task = blob_task(smooth)
+    first, second = Watched(task), Watched(task)
+    jobs = submitted(first, (0, 1), (1, 2), (2, 3), (3, 4), (4, 5))
+    first.collect(jobs[0], 3)
+    first._alone[3] = first._waiting.pop(3)[2]
+    for job, due in zip(jobs[1:], (2, 3, 4, 5), strict=True):
+        second.submit(job, due)
+    second.take_up(first.ahead())
+    assert second._alone.keys() == {3}
+    trained = [first._trained[number] for number in (1, 2)]
+    for job, outcome in zip(jobs[1:3], trained, strict=True):
+        assert torch.equal(second.collect(job, 3).params, outcome.params)
+    assert second.together == []
+    second.collect(jobs[4], 3)
+    second.collect(jobs[3], 3)
+    assert second.together == []  # nobody was left to go with either
+
+
 def test_an_early_report_is_trained_again_as_a_group_of_its_own():
     """Two of three steps, before or after its group was trained: the inline bits; the others' groups stay."""
     task, inline = blob_task(smooth), InlineExecutor(blob_task(smooth))
