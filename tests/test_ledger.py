@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
+from worlds import ScriptedTrips, play
 
-from desim_fl.core import Trip, Work
+from desim_fl.core import Reply, Trip, Work
 from desim_fl.errors import LawError
-from desim_fl.eventlog import EventLog
+from desim_fl.eventlog import EventLog, Kind
 from desim_fl.ledger import Ledger
+from desim_fl.world import StopRules
 
 TRIP = Trip(1, None, 2, 1, 100, 50)
 SOUND = {
@@ -98,6 +101,32 @@ def test_ages_that_do_not_add_up_break_a_law():
     log.dispatch(0, 0, 0, 0, Work(1, 4, 0.1), TRIP)
     with pytest.raises(LawError, match="staleness of landed jobs"):
         log.finish(0)
+
+
+def test_every_row_that_moves_bytes_is_counted():
+    """A retry and a come-back bring the model down again; a lost and a cancelled job have sent up a part of theirs."""
+    ledger, log = Ledger(), EventLog()
+    log.tally = ledger.tally
+    log.block(0)
+    for job in (0, 1):
+        log.dispatch(job, job, 0, 0, Work(1, 4, 0.1), TRIP)
+    log.block(2)
+    log.row(Kind.RETRY, 0, 0, 0, reason="crash in compute", size=100)
+    log.row(Kind.LEAVE, 0, 0, 0, size=7)
+    log.row(Kind.LOSE, 0, 0, 0, 0, "left", 30)
+    log.row(Kind.CANCEL, 1, 1, 0, 0, size=20)
+    log.finish(2)
+    assert (ledger.bytes_down, ledger.bytes_up) == (307, 50)
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_more_jobs_in_flight_than_places_break_a_law(usual):
+    """Three in flight where two may be: whoever lets that happen, the next event tells."""
+    engine = play(ScriptedTrips([9] * 4), concurrency=3, stops=StopRules(max_ticks=1)).engine
+    engine.balance()
+    engine.world = replace(engine.world, concurrency=2)
+    with pytest.raises(LawError, match="[34] jobs in flight exceed the concurrency 2"):
+        engine._turn_over(Reply(), 0, 0) if usual else engine.balance()
 
 
 def test_full_segments_go_out_at_once_and_the_rest_at_the_end():
