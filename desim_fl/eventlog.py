@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from desim_fl.core import Trip, Work
 
 SEGMENT_ROWS = 65_536
+_LEFT = DISPATCH | FIRST
 _BATCH_ROWS = 16_384
 ANSWERED = "answered"  # why a probe's job is over
 _TEXTS = ("reason", "outcome", "bad_key")
@@ -155,13 +156,12 @@ class EventLog:
 
     def dispatch(self, client: int, job: int, version: int, nth: int, work: Work, trip: Trip, what: int = LEGS) -> None:
         """A job leaves; ``what = 0`` if the ends of its legs are handed over by hand."""
-        _, steps, lr, *_ = work
-        download, wait, compute, _, size, *_ = trip
-        what |= DISPATCH | FIRST
+        download, wait, compute, _, size, _, _ = trip
         wait = -1 if wait is None else wait
-        self._records.append(
-            PACK(what, self._block, client, job, version, -1, nth, steps, size, download, wait, compute, 0, lr, 0.0)
-        )
+        row = PACK(
+            what | _LEFT, self._block, client, job, version, -1, nth, work[1], size, download, wait, compute, 0, work[2], 0.0
+        )  # fmt: skip
+        self._records.append(row)
 
     def arrive(
         self,
