@@ -292,6 +292,17 @@ def test_a_paused_job_goes_on_where_it_was():
     assert (account.compute, account.paused) == (10 * S, 6 * S)
 
 
+def test_who_leaves_in_an_instant_has_left_before_anybody_comes():
+    """At 4 s client 0 leaves with its job and client 1 comes: the leave stands first; at 6 s likewise with client 1 and 0."""
+    played = play(
+        ScriptedTrips([10, 10]), availability=in_seconds([(0, 4), (6, 50)], [(4, 6), (20, 50)]), perils=perils("pause"), concurrency=2,
+        stops=StopRules(max_ticks=7 * S),
+    )  # fmt: skip
+    assert [row[:3] for row in played.rows() if row[0] in {4, 6}] == [
+        (4, "leave", 0), (4, "dispatch", 1), (4, "downloaded", 1), (6, "leave", 1), (6, "come", 0),
+    ]  # fmt: skip
+
+
 def test_a_job_whose_client_never_comes_back_is_lost_when_it_leaves():
     """Paused for ever would hold the place for ever: it is a loss, named so."""
     played = play(

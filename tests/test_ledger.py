@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from worlds import ScriptedTrips, play
@@ -117,6 +118,17 @@ def test_every_row_that_moves_bytes_is_counted():
     log.row(Kind.CANCEL, 1, 1, 0, 0, size=20)
     log.finish(2)
     assert (ledger.bytes_down, ledger.bytes_up) == (307, 50)
+
+
+def test_an_engine_that_writes_the_wrong_staleness_does_not_end_in_peace():
+    """One arrival of a run that is a version staler in the log than it was: the end of the run says so."""
+    arrive = EventLog.arrive
+
+    def wrong(log, tick, client, job, version, staleness, *more):
+        arrive(log, tick, client, job, version, staleness + (job == 3), *more)
+
+    with mock.patch.object(EventLog, "arrive", wrong), pytest.raises(LawError, match="staleness = version at the land"):
+        play(ScriptedTrips([1, 2.5]), concurrency=2, stops=StopRules(max_updates=9))
 
 
 @pytest.mark.parametrize("usual", [True, False])
