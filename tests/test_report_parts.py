@@ -11,11 +11,14 @@ from fake_runs import Made, make
 from test_report import Page, hand_log, payload
 
 from desim_fl import report
-from desim_fl.report import curves, fairness, reading, roster, toll_charts, trips, window
+from desim_fl.report import band_charts, curves, fairness, reading, roster, toll_charts, trips, window
 from desim_fl.report.formats import TimeUnit
+from desim_fl.report.study_reading import StudyFolder
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from desim_fl.report.figures import Figure
 
 END = 5_000_000
 WHOLE = window.Span(END, TimeUnit("s", 1.0))
@@ -164,3 +167,49 @@ def test_what_a_run_has_no_data_for_is_absent(tmp_path: Path) -> None:
     held = payload(text)["tables"]["held_out"]
     assert len(held["rows"]) == 29  # one of the 30 accuracies is not a number
     assert "The mean over clients is" in Page(text).text
+
+
+def told(scores: dict[str, list[list[float]]], times: list[float]) -> StudyFolder:
+    """A study of one factor: by level, one list of scores a seed, made after 0, 10, 20 ... updates at these times."""
+    empty = pl.DataFrame()
+    runs = [(level, seed, level) for level, series in scores.items() for seed in range(len(series))]
+    curves = [
+        (level, seed, times[at] * (seed + 1), at, 10 * at, "test", score, None)
+        for level, series in scores.items()
+        for seed, ones in enumerate(series)
+        for at, score in enumerate(ones)
+    ]
+    columns = ["variant", "seed", "time_s", "version", "updates", "split", "loss", "accuracy"]
+    return StudyFolder(
+        {}, "", "", pl.DataFrame(runs, ["variant", "seed", "level: rate"], orient="row"), empty, empty, empty, empty,
+        pl.DataFrame(curves, columns, orient="row"), empty,
+    )  # fmt: skip
+
+
+def encoding(figure: Figure) -> dict[str, Any]:
+    """How the lines of a figure with bands are encoded."""
+    assert figure.chart is not None
+    return figure.chart.to_dict()["spec"]["layer"][1]["encoding"]
+
+
+def test_bands_of_losses_have_powers_of_ten_and_end_where_runs_diverge() -> None:
+    """Means stand at the mean time of equal counts; a loss ten times the first leaves the picture; marks are powers of ten."""
+    study = told(
+        {"low": [[1.0, 0.1, 0.01], [3.0, 0.3, 0.01]], "high": [[1.0, 5.0, 1e9], [3.0, 7.0, 1e90]]}, [0, 2, 400]
+    )
+    drawn = {axis: band_charts.bands(study, "loss", against=axis) for axis in band_charts.AXES}
+    assert [figure.id for figure in drawn.values()] == ["bands-loss", "bands-loss-time"]
+    rows = drawn["time_s"].numbers["bands_loss_time"].frame
+    assert rows.filter(pl.col("variant") == "low").select("time_s", "mean").rows() == [(3.0, 0.2), (600.0, 0.01)]
+    assert rows.filter(pl.col("variant") == "high").select("time_s", "mean").rows() == [(3.0, 6.0), (600.0, 30.0)]
+    assert drawn["updates"].numbers["bands_loss"].frame["updates"].to_list() == [0, 10, 20] * 2
+    assert all(figure.lead.endswith("What is beyond 30 is not drawn.") for figure in drawn.values())
+    encoded = encoding(drawn["time_s"])
+    assert encoded["x"]["scale"]["type"] == encoded["y"]["scale"]["type"] == "log"
+    assert (encoded["x"]["axis"]["values"], encoded["y"]["axis"]["values"]) == (
+        [5, 10, 20, 50, 100, 200, 500],
+        [0.01, 0.1, 1, 10],
+    )
+    calm = band_charts.bands(told({"low": [[1.0, 0.5], [1.0, 0.4]]}, [0, 2]), "loss")
+    assert "not drawn" not in calm.lead
+    assert "type" not in encoding(calm)["y"]["scale"]

@@ -52,7 +52,7 @@ def render(study: StudyFolder) -> str:
 def figures(study: StudyFolder) -> list[Figure]:
     """Return every figure of the page in its order, and curves with bands, which are for files: panels that keep their width."""
     learned = _learned(study)[-1:] if len(study.manifest["seeds"]) > 1 else []
-    bands = [band_charts.bands(study, name) for name in learned]
+    bands = [band_charts.bands(study, name, against=axis) for name in learned for axis in band_charts.AXES]
     return [*(figure for room in _rooms(study) for figure in room.figures), *bands]
 
 
