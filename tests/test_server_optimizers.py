@@ -64,6 +64,8 @@ def test_amsgrad_keeps_the_largest_second_moment():
     moments, _ = optimizer.step(optimizer.start(), 0.0, 2.0)
     moments, _ = optimizer.step(moments, 0.0, 0.0)
     assert (moments.second, moments.largest) == pytest.approx((0.0396, 0.04))
+    started = ServerOptimizer("amsgrad", initial_v=5.0)  # .99 * 5 + .01 * 4 = 4.99 is below v_0, which stays in use
+    assert started.step(started.start(), 0.0, 2.0)[0][2:] == pytest.approx((4.99, 5.0))
 
 
 def test_a_zero_delta_is_a_step_of_adam():

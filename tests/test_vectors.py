@@ -44,6 +44,7 @@ KEYS = {
     "why",
     "abandoned",
     "kept",
+    "alarms",
 }
 
 
@@ -112,6 +113,7 @@ def shown(ground: Playground, reply: Reply, before: set[int]) -> dict:
         "rejected": reply.reject,
         "abandoned": reply.abandon,
         "kept": [client for client, _ in reply.keep],
+        "alarms": sorted(ground.alarms),
     }
 
 
@@ -121,7 +123,7 @@ def test_hand_worked_cases(case):
     ground = Playground(
         build(case["method"], case.get("options", {})), float(case.get("x", 0.0)), clients=case.get("clients", 2),
         concurrency=case.get("concurrency", case.get("clients", 2)), policy=case.get("dispatch", "immediate"),
-        sizes=case.get("sizes"), groups=tiers(case),
+        sizes=case.get("sizes"), groups=tiers(case), work=Work(lr=case.get("lr")),
     )  # fmt: skip
     assert any("because" in step for step in case["play"])
     for step in case["play"]:

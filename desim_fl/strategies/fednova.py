@@ -45,11 +45,10 @@ class FedNova(FedAvg):
 
     def _taken_in(self, state: Round, view: View, update: Update, mine: int) -> Round:  # noqa: ARG002
         length = self.norm(update.outcome.steps, update.job.work.lr)
-        if not length:  # no step, no direction: it counts as a member that did not move
-            length = 1.0
         known = 0.0 if state.gathered is None else state.gathered
         gathered = known + (mine / (state.total + mine)) * (length - known)
-        return taken_in(state._replace(gathered=gathered), update.job.id, update.delta / length, mine)
+        part = update.delta / length if length else update.delta  # no step, no direction: a delta of 0
+        return taken_in(state._replace(gathered=gathered), update.job.id, part, mine)
 
     def _target(self, state: Round, view: View) -> Params:
         return view.params + (self.server_lr * state.gathered) * state.mean
