@@ -137,7 +137,7 @@ def test_more_jobs_in_flight_than_places_break_a_law(usual):
     engine = play(ScriptedTrips([9] * 4), concurrency=3, stops=StopRules(max_ticks=1)).engine
     engine.balance()
     engine.world = replace(engine.world, concurrency=2)
-    with pytest.raises(LawError, match="[34] jobs in flight exceed the concurrency 2"):
+    with pytest.raises(LawError, match=r"[34] jobs in flight exceed the concurrency 2"):
         engine._turn_over(Reply(), 0, 0) if usual else engine.balance()
 
 
