@@ -148,18 +148,21 @@ def advice(advisor: Advisor) -> dict[str, Any]:
 
 
 def links(session: Session) -> dict[str, dict[str, float | None]]:
-    """Return, down and up, which share of the clients' time their links were in use, and what passed the server on average.
+    """Return, down and up, how many transfers a client had under way on average, and what passed the server.
 
-    In use means in a leg of transfer, latency included; ``mean_mbps`` are megabits a second of all clients together.
+    Latency counts as transfer; ``mean_mbps`` are megabits a second of all clients together. A client that has one job at a time
+    has one transfer at most: there it is the share of its time in which its link is in use, ``clients_busy``. Where it may have
+    several they overlap, and it is ``transfers_each`` instead.
     """
+    name = "transfers_each" if session.built.world.client_queue > 1 else "clients_busy"
     ticks, clients = session.ticks, len(session.built.population)
 
     def of(leg: str, size: str) -> dict[str, float | None]:
         if not ticks:
-            return {"clients_busy": None, "mean_mbps": None}
+            return {name: None, "mean_mbps": None}
         usage = session.engine.usage
         return {
-            "clients_busy": usage.sum_of(leg) / (ticks * clients),
+            name: usage.sum_of(leg) / (ticks * clients),
             "mean_mbps": usage.sum_of(size) * 8 / ticks,  # bits in a microsecond
         }
 

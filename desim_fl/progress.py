@@ -141,6 +141,13 @@ def _training(effort: Effort) -> str:
     return f"about {duration_text(effort.real_s)} with {where} (estimate: {counted})"
 
 
+def _in_use(use: dict[str, Any]) -> str:
+    """How much a client's link is in use; several jobs of one client transfer at once."""
+    if "transfers_each" in use:
+        return f"{_number(use['transfers_each'])} transfers at a time for each"
+    return f"{_percent(use['clients_busy'])} of the time"
+
+
 def say_advice(advice: dict[str, Any]) -> None:
     """Print what a timeline tells, and how half and twice each setting would compare."""
     age, waits, wasted, fair = (advice[name] for name in ("staleness_s", "waits_for_others_s", "wasted", "fairness"))
@@ -148,8 +155,7 @@ def say_advice(advice: dict[str, Any]) -> None:
         "age of a model at its update": ", ".join(f"{name} {_number(value)} s" for name, value in age.items()),
         "updates wait for others": ", ".join(f"{name} {_number(value)} s" for name, value in waits.items()),
         "links of clients in use": ", ".join(
-            f"{way} {_percent(use['clients_busy'])} of the time ({_number(use['mean_mbps'])} Mbit/s in all)"
-            for way, use in advice["links"].items()
+            f"{way} {_in_use(use)} ({_number(use['mean_mbps'])} Mbit/s in all)" for way, use in advice["links"].items()
         ),
         "work that counts for nothing": f"{duration_text(wasted['client_s'])}, {_percent(wasted['share'])} of all",
         "evenness of updates (Jain, 1 = even)": _number(fair["jain"]),

@@ -80,6 +80,24 @@ def test_links_in_use_by_hand(tmp_path):
     }
 
 
+def test_links_of_clients_with_several_jobs_are_counted_not_shared_out(tmp_path):
+    """One client with three jobs at a time, each 1 s up and nothing else: three transfers under way all the time, not 300 %."""
+    path = scenarios.write(
+        tmp_path,
+        """
+        data = { name = "quadratic" }
+        clients = { count = 1, seconds_per_step = 0.0 }
+        network = { up_mbps = 0.000064 }
+        model = { name = "scalar" }
+        strategy = { name = "fedasync" }
+        run = { concurrency = 3, client_queue = 3, max_updates = 30 }
+        """,
+    )
+    _, told = advised(load(path))
+    assert told["links"]["up"] == {"transfers_each": 3.0, "mean_mbps": pytest.approx(3 * 0.000064)}
+    assert told["links"]["down"]["transfers_each"] == 0.0
+
+
 def test_cancelled_stragglers_are_waste(tmp_path):
     """A deadline of 2 s cancels the slow client in two of three rounds: 4 of 7 client seconds are waste; all updates are quick."""
     _, told = advised(two_classes(tmp_path, "deadline_s = 2.0\ncancel_stragglers = true"))
