@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
 from desim_fl.compare import described, rows
+from desim_fl.core import TICKS_PER_SECOND
 from desim_fl.report import sheet, study_charts, trips
 from desim_fl.report.figures import Numbers
-from desim_fl.report.formats import many
+from desim_fl.report.formats import duration, many
+from desim_fl.report.measures import TIME
 from desim_fl.report.rooms import Room
 from desim_fl.report.study_reading import StudyFolder
-from desim_fl.report.study_words import quoted
+from desim_fl.report.study_words import listed, plain, quoted, valued
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from desim_fl.compare import Comparison
+    from desim_fl.compare import Comparison, Parting
+
+_KEYS = 6  # settings that are named
 
 
 def write(path: Path, found: Comparison) -> Path:
@@ -40,24 +45,57 @@ def render(found: Comparison) -> str:
 
 
 def paragraph(found: Comparison) -> str:
-    """Say how many settings differ, and where timelines part."""
-    first = quoted(found.labels[0])
-    keys = [row.key for row in found.settings]
-    named = ", ".join(keys[:6]) + (" and more" if len(keys) > 6 else "")  # noqa: PLR2004
-    parts = [f"{many(len(keys), 'setting')} differ: {named}." if keys else "All settings are the same."]
-    for row in found.partings:
-        if row.seq is None:
-            parts.append(f"The timeline of {quoted(row.run)} is that of {first}, event by event.")
-        elif row.same_order:
-            parts.append(
-                f"In {quoted(row.run)} the same events happen in the same order as in {first}, at other times."
-            )
-        else:
-            parts.append(
-                f"The timeline of {quoted(row.run)} leaves that of {first} at event {row.seq}: {described(row.other)} "
-                f"instead of {described(row.first)}."
-            )
+    """Say what the runs gave, which settings differ, and where timelines part."""
+    return " ".join(
+        part for part in (_gave(found), _differ(found), *map(partial(_parted, found), found.partings)) if part
+    )
+
+
+def _gave(found: Comparison) -> str:
+    """Say the first measure that runs have of time to a target, accuracy or loss, and how long they took."""
+    parts = []
+    for metric in (TIME, "accuracy", "loss", "virtual_time_s"):
+        values = [found.measures[label].get(metric) for label in found.labels]
+        there = [metric != TIME or bool(found.measures[label].get("reached")) for label in found.labels]
+        if any(value is not None for value in values) and (metric != "loss" or len(parts) < 2):  # noqa: PLR2004
+            parts.append(f"{plain(metric)}: {_each(found, metric, values, there)}.")
     return " ".join(parts)
+
+
+def _each(found: Comparison, metric: str, values: list[float | None], there: list[bool]) -> str:
+    """Return a value of every run, or of all of them where it is the same."""
+    said = [
+        ("no value" if value is None else valued(metric, value))
+        if got
+        else f"not reached by its end at {valued(metric, value)}"
+        for value, got in zip(values, there, strict=True)
+    ]
+    if len(set(said)) == 1:
+        return f"{said[0]} in all of them"
+    return ", ".join(f"{words} in {quoted(label)}" for words, label in zip(said, found.labels, strict=True))
+
+
+def _differ(found: Comparison) -> str:
+    keys = [row.key for row in found.settings]
+    if not keys:
+        return "All settings are the same."
+    if len(keys) == 1:
+        return f"One setting differs: {keys[0]}."
+    named = listed(keys) if len(keys) <= _KEYS else f"{', '.join(keys[:_KEYS])} and {len(keys) - _KEYS} more"
+    return f"{len(keys)} settings differ: {named}."
+
+
+def _parted(found: Comparison, row: Parting) -> str:
+    first = quoted(found.labels[0])
+    if row.seq is None:
+        return f"The timeline of {quoted(row.run)} is that of {first}, event by event."
+    if row.same_order:
+        return f"In {quoted(row.run)} the same events happen in the same order as in {first}, at other times."
+    ticks = [event["ticks"] for event in (row.first, row.other) if event is not None]
+    return (
+        f"{quoted(row.run)} and {first} play alike for {many(row.seq, 'event')}, until {duration(min(ticks) / TICKS_PER_SECOND)} of "
+        "virtual time."
+    )
 
 
 def _study(found: Comparison) -> StudyFolder:

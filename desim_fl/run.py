@@ -370,18 +370,18 @@ def _write(session: Session, folder: Path) -> None:
     from desim_fl import rundir  # noqa: PLC0415
 
     faults: list[str] = []
-    model_sha256: str | None = None
+    known: dict[str, Any] | None = None
     for what, write in _products(session, folder).items():
         try:
             result = write()
         except Exception as error:  # noqa: BLE001  (each product is independent of the others)
             faults.append(f"{what} could not be written: {type(error).__name__}: {error}")
-        else:
-            model_sha256 = result if what == "model.safetensors" else model_sha256
+            result = None
         if what == "model.safetensors":
-            rundir.write_manifest(folder, manifest(session, model_sha256))  # the report reads it
-    files = rundir.file_hashes(folder)
-    rundir.write_manifest(folder, {**manifest(session, model_sha256), "files": files, "unwritten": faults})
+            known = manifest(session, result)
+            rundir.write_manifest(folder, known)  # the report reads it
+    assert known is not None  # and says what it says, real seconds included
+    rundir.write_manifest(folder, {**known, "files": rundir.file_hashes(folder), "unwritten": faults})
     if faults and session.status == FINISHED:
         raise DesimError(f"the run is complete in {folder}, but {'; '.join(faults)}")
 

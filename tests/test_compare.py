@@ -13,6 +13,7 @@ from desim_fl import comparison_page
 from desim_fl.cli import app
 from desim_fl.compare import TIMELINE, compare
 from desim_fl.errors import RunDirectoryError, ScenarioError
+from desim_fl.report import page
 from desim_fl.study.document import Target
 from scenarios import QUADRATIC, played
 
@@ -76,6 +77,11 @@ def test_time_to_a_target_is_read_from_the_curve(folders: dict[str, Path]) -> No
     assert found.measures["a"]["updates_to_target"] == there["updates"][0]
 
 
+def test_the_page_of_a_run_says_what_its_manifest_says(folders: dict[str, Path]) -> None:
+    """The page that a run wrote at its end is the page that its directory gives afterwards, real seconds included."""
+    assert (folders["a"] / "report.html").read_text("utf-8") == page.render(folders["a"])
+
+
 def test_energy_is_compared_where_power_is_stated(folders: dict[str, Path]) -> None:
     """Two watts while computing: the run's energy is twice its seconds of computing; the run without power has none."""
     found = compare([folders["a"], folders["other"]])
@@ -87,11 +93,11 @@ def test_energy_is_compared_where_power_is_stated(folders: dict[str, Path]) -> N
 def test_the_page_says_what_differs_and_escapes_names(folders: dict[str, Path]) -> None:
     """The page holds settings, the parting event and both curves; the same runs give the same bytes."""
     found = compare([folders["a"], folders["slow"], folders["other"]])
-    page = comparison_page.render(found)
-    assert page == comparison_page.render(compare([folders["a"], folders["slow"], folders["other"]]))
-    assert "run.delay_scale" in page
-    assert "at other times" in page
-    assert "curves_loss_time" in page
+    text = comparison_page.render(found)
+    assert text == comparison_page.render(compare([folders["a"], folders["slow"], folders["other"]]))
+    assert "run.delay_scale" in text
+    assert "at other times" in text
+    assert "curves_loss_time" in text
 
 
 def test_the_command_writes_a_page_and_one_object(folders: dict[str, Path], tmp_path: Path) -> None:

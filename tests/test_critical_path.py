@@ -217,8 +217,8 @@ def test_the_paragraph_says_what_the_path_tells(tmp_path: Any) -> None:
     last = path_charts.told(run, None)
     assert last is not None
     assert path_charts.sentence(last) == (
-        "Of the 10 s to the last version (3), 40 % went into uploads of slow devices and 20 % into computing of quick devices "
-        "(critical path)."
+        "Of the 10 s to the last version (3), 40 % went into uploads of the class “slow” and 20 % into computing of the class "
+        "“quick” (along the critical path, the chain of jobs that this version waited for)."
     )
     met = path_charts.told(run, Goal("accuracy", 0.8))
     assert met is not None

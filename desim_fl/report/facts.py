@@ -57,6 +57,12 @@ class Facts(NamedTuple):
     even: fairness.Evenness | None = None
     reasons: tuple[tuple[str, int], ...] = ()  # why jobs were lost, the most frequent first
     full_links: tuple[str, ...] = ()  # a clause about each link of the server that was at capacity
+    busy: int = 0  # clients that were given a job
+
+    @property
+    def jobs(self) -> int:
+        """Jobs that were sent out, whatever became of them."""
+        return self.received + self.lost + self.cancelled + self.in_flight
 
     @property
     def end_s(self) -> float:
@@ -99,7 +105,8 @@ def facts(run: Run, jobs: pl.DataFrame) -> Facts:
         stop=_words(run.summary.get("stop")),
         planned=run.planned,
         clients=run.clients.height,
-        active=jobs["client"].n_unique(),
+        active=back["client"].n_unique(),
+        busy=jobs["client"].n_unique(),
         end=max(_end(run.events), round(float(run.summary.get("virtual_time_s") or 0) * TICKS_PER_SECOND)),
         versions=int(run.events.filter(pl.col("kind") == "publish")["version"].len()),
         received=back.height,

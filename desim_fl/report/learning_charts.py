@@ -94,7 +94,14 @@ def _learning_numbers(frame: pl.DataFrame, unit: TimeUnit) -> dict[str, Numbers]
 
 
 def _scale(values: pl.Series) -> alt.Scale:
-    return alt.Scale(type="log", nice=False) if curves.wants_log(values) else alt.Scale(zero=False)
+    if curves.wants_log(values):
+        return alt.Scale(type="log", nice=False)
+    only = values.drop_nulls().unique()
+    if len(only) == 1:  # an axis of no length would bear one number, rounded to a wrong one
+        value = float(only[0])
+        room = abs(value) / 10 or 1.0
+        return alt.Scale(domain=[value - room, value + room], zero=False)
+    return alt.Scale(zero=False)
 
 
 def _panel(measure: str, frame: pl.DataFrame, axis: Axis, whole: Span, diverged: curves.Divergence | None) -> Any:

@@ -69,12 +69,19 @@ def sentence(told: Told) -> str:
     several = parts.filter(pl.col("group") != critical_path.SERVER)["group"].n_unique() > 1
     named = [
         f"{percent(round(share, 3))} {'went into' if not at else 'into'} {_DOING[leg]}"
-        + (f" of {group} devices" if several and group != critical_path.SERVER else "")
+        + (
+            f" of the class \N{LEFT DOUBLE QUOTATION MARK}{group}\N{RIGHT DOUBLE QUOTATION MARK}"
+            if several and group != critical_path.SERVER
+            else ""
+        )
         for at, (group, leg, share) in enumerate(parts.select("group", "leg", "share").head(2).iter_rows())
     ]
     if not named:
         return told.missed.strip()
-    return f"{told.missed}Of the {duration(told.end_s)} to {told.aim}, {' and '.join(named)} (critical path)."
+    return (
+        f"{told.missed}Of the {duration(told.end_s)} to {told.aim}, {' and '.join(named)} (along the critical path, the chain of "
+        "jobs that this version waited for)."
+    )
 
 
 def legs(told: Told | None, none: str) -> Figure:
@@ -94,7 +101,7 @@ def legs(told: Told | None, none: str) -> Figure:
                 "leg:N",
                 title=None,
                 scale=alt.Scale(domain=_LEGS, range="ordinal"),
-                legend=alt.Legend(values=present, columns=4),
+                legend=alt.Legend(values=present),
             ),
             order=alt.Order("rank:Q"),
             tooltip=[

@@ -41,7 +41,9 @@ def reached(study: StudyFolder, metric: str = TIME) -> Figure:
     lead = "Means over the runs that got there; bars span the soonest and the last of those."
     if (rows["n"] < rows["runs"]).any():
         lead += " Where not all did, it says how many did (2/3), and the mean leaves out the slowest."
-    shape = _Shape(title, factor, levels, lines, log=spans(pl.concat([rows["mean"], marks["value"]])), bars=_SPAN)
+    log = spans(pl.concat([rows["mean"], marks["value"]]))
+    others = " · ".join(name for name in study.factors if name != factor)
+    shape = _Shape(title, factor, levels, lines, log=log, bars=_SPAN, others=others)
     return _figure(id_, heading, lead, rows, marks, shape)
 
 
@@ -133,6 +135,12 @@ class _Shape(NamedTuple):
     lines: list[str]
     log: bool
     bars: tuple[str, str]  # what the ends of a bar are
+    others: str = ""  # the factors that tell the lines apart
+
+    @property
+    def beside(self) -> str | None:
+        """The title beside the values; none where a legend stands there, and the heading says it."""
+        return self.title if self.lying or len(self.lines) == 1 else None
 
     @property
     def lying(self) -> bool:
@@ -170,25 +178,30 @@ def _chart(shape: _Shape, name: str, beside: str | None) -> Any:
     up = "x" if shape.lying else "y"
     channel: Any = alt.X if shape.lying else alt.Y
     scale = alt.Scale(type="log", nice=False, padding=12) if shape.log else alt.Scale(zero=False)
-    axis = alt.Axis(format=",.6~g", grid=True, tickCount=8)
+    axis = _axis(shape)
     base = alt.Chart(named(name)).transform_filter("isValid(datum.mean)").encode(**where)
     bars = base.transform_filter("isValid(datum.low)").mark_rule(style="interval", strokeWidth=1.5)
     bars = bars.encode(**{up: channel("low:Q", title=shape.title, scale=scale, axis=axis), f"{up}2": "high:Q"})
     points = base.mark_point(filled=True, size=55, opacity=1)
-    points = points.encode(**{up: channel("mean:Q", title=shape.title)}, tooltip=_tips())
+    points = points.encode(**{up: channel("mean:Q", title=shape.title, axis=axis)}, tooltip=_tips())
     notes = base.mark_text(style="note", fontSize=10, dy=-9 if up == "y" else 0, dx=0 if up == "y" else 22)
-    notes = notes.encode(text="note:N", **{up: channel("high:Q", title=shape.title)})
+    notes = notes.encode(text="note:N", **{up: channel("high:Q", title=shape.title, axis=axis)})
     never = alt.Chart(named(name)).transform_filter("!isValid(datum.mean)").encode(**where)
     never = never.mark_text(style="note", fontSize=10, align="left" if shape.lying else "center")
     never = never.encode(text="note:N", **{up: alt.value(4)})
     layers: list[Any] = [bars, points, notes, never]
     if shape.joined:
         line = base.mark_line(strokeWidth=1, opacity=0.6)
-        layers.insert(0, line.encode(**{up: channel("mean:Q", title=shape.title)}))
+        layers.insert(0, line.encode(**{up: channel("mean:Q", title=shape.title, axis=axis)}))
     if beside is not None:
         layers.append(_published(shape, beside, {across: where[across]}, up))
     height = max(80, 24 * len(shape.levels)) if shape.lying else 260
     return alt.layer(*layers).properties(height=height)
+
+
+def _axis(shape: _Shape) -> alt.Axis:
+    """Return the axis of the values; marks keep the title for who hears them, where it is not written beside the axis."""
+    return alt.Axis(format=",.6~g", grid=True, tickCount=8, title=shape.beside)
 
 
 def _where(shape: _Shape) -> dict[str, Any]:
@@ -200,7 +213,7 @@ def _where(shape: _Shape) -> dict[str, Any]:
     where: dict[str, Any] = {"x": alt.X("level:O", title=shape.factor, sort=shape.levels, axis=axis)}
     if len(shape.lines) > 1:
         where["xOffset"] = alt.XOffset("line:N", sort=shape.lines)
-        where["color"] = alt.Color("line:N", title=None, sort=shape.lines)
+        where["color"] = alt.Color("line:N", title=shape.others, sort=shape.lines)
     return where
 
 
@@ -211,7 +224,7 @@ def _published(shape: _Shape, name: str, where: dict[str, Any], up: str) -> alt.
     return chart.encode(
         **where,
         **offset,
-        **{up: channel("value:Q", title=shape.title)},
+        **{up: channel("value:Q", title=shape.title, axis=_axis(shape))},
         shape=alt.Shape(
             "published:N", title=None, scale=alt.Scale(range=_SHAPES), legend=alt.Legend(columns=1, labelLimit=320)
         ),

@@ -14,6 +14,14 @@ if TYPE_CHECKING:
 
 _MANY = 10  # clients from which on a tenth of them is somebody
 _FLAT = 0.005  # a change of accuracy below half a percentage point
+_NAMED = 3  # reasons of losses that are told one by one
+_STOPS = {
+    "max_updates": "when the set number of updates had come",
+    "max_versions": "at the set number of versions",
+    "max_time": "at the set virtual time",
+    "target_accuracy": "when its target accuracy was reached",
+    "patience": "when its patience was spent",
+}
 
 
 class Notice(NamedTuple):
@@ -58,6 +66,11 @@ def notices(facts: Facts) -> list[Notice]:
                 f"{many(at.updates, 'update')} received) the {at.split} loss is not a finite number.",
             )
         )
+    if facts.received and facts.not_finite * 2 >= facts.received:
+        every = "Every update was" if facts.not_finite == facts.received else (
+            f"{count(facts.not_finite)} of {many(facts.received, 'update')} were"
+        )  # fmt: skip
+        found.append(Notice("alarm", f"{every} not finite (training diverged on the clients) and weighed nothing."))
     if facts.planned:
         found.append(
             Notice("hint", "This is a plan: the timeline was played without training, so nothing was learned.")
@@ -75,17 +88,15 @@ def paragraph(facts: Facts, told: Told | None = None) -> str:
 
 
 def _course(facts: Facts) -> str:
-    who = many(facts.clients, "client")
+    part = "" if facts.busy == facts.clients else f"{count(facts.busy)} of "
+    who = f"{part}{many(facts.clients, 'client')}"
     method = f" under {facts.strategy}" if facts.strategy else ""
-    verb = "were simulated" if facts.planned else "trained"
-    if facts.clients == 1:
-        verb = verb.replace("were", "was")
+    one = (facts.busy if part else facts.clients) == 1
+    verb = ("was simulated" if one else "were simulated") if facts.planned else "trained"
     real = f" ({duration(facts.wall_s)} of real time)" if facts.wall_s is not None else ""
-    end = (
-        f"; the run ended at {facts.stop}"
-        if facts.stop and facts.status == "finished" and " " not in facts.stop
-        else ""
-    )
+    end = ""
+    if facts.stop and facts.status == "finished" and " " not in facts.stop:
+        end = f"; the run ended {_STOPS.get(facts.stop, f'by its rule {facts.stop}')}"
     return (
         f"{who} {verb}{method} for {duration(facts.end_s)} of virtual time{real}. The server received "
         f"{many(facts.received, 'update')} and published {many(facts.versions, 'new version')} of the model{end}."
@@ -112,11 +123,11 @@ def _accuracy(first: Evaluation, last: Evaluation, best: Evaluation | None) -> s
         return f"Test accuracy was {percent(after)} at version {count(last.version)}."
     change = "stayed near" if abs(after - before) < _FLAT else "rose from" if after > before else "fell from"
     text = f"Test accuracy {change} {percent(before)} to {percent(after)}" if "from" in change else (
-        f"Test accuracy stayed near {percent(after)}"
+        f"Test accuracy {'stayed near' if after != before else 'ended where it began, at'} {percent(after)}"
     )  # fmt: skip
     if best is not None and best.accuracy is not None and best.accuracy > after:
         return f"{text}; the best was {percent(best.accuracy)}, at version {count(best.version)}."
-    return f"{text}, its best."
+    return f"{text}." if after == before else f"{text}, its best."
 
 
 def _staleness(facts: Facts) -> str:
@@ -139,21 +150,22 @@ def _spread(facts: Facts) -> str:
         return ""
     return (
         f"The busiest tenth of the clients sent {percent(round(facts.even.busiest, 3))} of the updates "
-        f"(Gini coefficient {number(facts.even.gini, 2)})."
+        f"(Gini coefficient {number(facts.even.gini, 2)}; 0 would be equal turns)."
     )
 
 
 def _lost(facts: Facts) -> str:
-    """Return why jobs were lost, in brackets; the two reasons that took most."""
-    named = [f"{reason} {count(jobs)}" for reason, jobs in facts.reasons]
-    few = [*named[:2], *(["other reasons"] if len(named) > 2 else [])]  # noqa: PLR2004
+    """Return why jobs were lost, in brackets; where reasons are many, those that took most."""
+    named = [f"{reason}: {count(jobs)}" for reason, jobs in facts.reasons[:_NAMED]]
+    rest = sum(jobs for _, jobs in facts.reasons[_NAMED:])
+    few = [*named, *([f"other reasons: {count(rest)}"] if rest else [])]
     return f" ({', '.join(few)})" if few else ""
 
 
 def _trouble(facts: Facts) -> str:
     counts = (
         (facts.rejected, "rejected"),
-        (facts.not_finite, "not finite and weighed nothing"),
+        (facts.not_finite, "trained to numbers that are not finite and weighed nothing"),
         (facts.lost, f"lost{_lost(facts)}"),
         (facts.cancelled, "cancelled"),
     )
@@ -161,7 +173,7 @@ def _trouble(facts: Facts) -> str:
     if not named:
         return ""
     listed = named[0] if len(named) == 1 else f"{', '.join(named[:-1])} and {named[-1]}"
-    return f"Of all jobs, {listed}."
+    return f"Of {many(facts.jobs, 'job')} sent out, {listed}."
 
 
 def cards(facts: Facts) -> list[Card]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MOST_LINES = 12  # variants in one chart
 MOST_BARS = 40
+SHARES = ("accuracy", "best_accuracy", "utilisation", "fairness")  # numbers between 0 and 1
+_COLOURS = 6  # of the palette, before it begins again
+_DASHES = [[1, 0], [5, 3], [2, 2]]
 _LOG_RANGE = 20.0  # spans of levels and times beyond this are drawn on a logarithmic axis
 
 
@@ -34,29 +37,61 @@ def _numeric(study: StudyFolder, factor: str) -> bool:
     return levels.cast(pl.Float64, strict=False).is_finite().fill_null(value=False).all()
 
 
-def by_level(study: StudyFolder, metric: str) -> Figure:
-    """Means with their intervals, by the levels of the factors."""
-    title = TITLES[metric].title
+def by_level(study: StudyFolder, metric: str) -> list[Figure]:
+    """Means with their intervals, by the levels of the factors; by each factor alone where a line for each combination is too many."""
     factor = axis_factor(study)
+    rows = _by_level(study, metric, factor)
+    if rows["line"].n_unique() > MOST_LINES:
+        each = [_crowd(study, metric, name) for name in study.factors]
+        return [figure for figure in each if figure is not None]
+    title = TITLES[metric].title
+    heading, name = f"{title} by {factor}", f"by_{metric}"
+    cut = metric in SHARES and bool(((rows["low"] < 0) | (rows["high"] > 1)).any())
+    lead = _by_lead(study) + (" They are cut at 0 and 1, the ends of the range." if cut else "")
+    ends = [pl.col(end).clip(0, 1) if cut else pl.col(end) for end in ("low", "high")]
+    rows = rows.with_columns(end.name.prefix("bar_") for end in ends)
+    headings = {"variant": "Variant", "n": "Runs", "mean": f"{title}: mean", "low": "Interval from", "high": "to"}
+    chart = _levels_chart(study, factor, rows, title, name)
+    return [Figure(f"by-{metric}", heading, lead, chart, {name: Numbers(heading, rows, headings)})]
+
+
+def _by_level(study: StudyFolder, metric: str, factor: str) -> pl.DataFrame:
+    """Return a metric's mean and interval of each variant, its level of a factor, and the levels of the others as its line."""
     levels = study.runs.select("variant", *(f"level: {name}" for name in study.factors)).unique(maintain_order=True)
     rows = study.variants.filter(pl.col("metric") == metric).join(levels, on="variant", maintain_order="left")
     others = [f"level: {name}" for name in study.factors if name != factor]
     line = pl.concat_str(others, separator=" · ") if others else pl.lit("all")
-    rows = rows.select("variant", level=f"level: {factor}", line=line, n="n", mean="mean", low="low", high="high")
-    lines = rows["line"].unique(maintain_order=True).to_list()
-    heading = f"{title} by {factor}"
-    if len(lines) > MOST_LINES:
-        return Figure(f"by-{metric}", heading, f"{len(lines)} lines do not fit into a chart; see the table below.")
-    name = f"by_{metric}"
-    return Figure(f"by-{metric}", heading, _by_lead(study), _levels_chart(study, factor, rows, title, name), {
-        name: Numbers(heading, rows, {
-            "variant": "Variant", "n": "Runs", "mean": f"{title}: mean", "low": "Interval from", "high": "to",
-        }),
-    })  # fmt: skip
+    return rows.select("variant", level=f"level: {factor}", line=line, n="n", mean="mean", low="low", high="high")
+
+
+def _crowd(study: StudyFolder, metric: str, factor: str) -> Figure | None:
+    """Return the median over all variants of a level, with their span; ``None`` where the factor has no bearing."""
+    title, place = TITLES[metric].title, study.factors.index(factor) + 1
+    heading, name = f"{title} by {factor}", f"by_{metric}_{place}"
+    mean = pl.col("mean")
+    found = _by_level(study, metric, factor).group_by("level", maintain_order=True)
+    rows = found.agg(n=pl.len(), mean=mean.median(), bar_low=mean.min(), bar_high=mean.max())
+    rows = rows.with_columns(variant="level", line=pl.lit("all"))
+    if rows.select("mean", "bar_low", "bar_high").n_unique() == 1:
+        return None
+    few, most = rows["n"].min(), rows["n"].max()
+    each = f"{few:,}" if few == most else f"{few:,} to {most:,}"
+    lead = f"A point is the median over the {each} variants of a level, whatever their other factors; bars span all of them."
+    headings = {
+        "level": factor,
+        "n": "Variants",
+        "mean": f"{title}: median",
+        "bar_low": "Least",
+        "bar_high": "Greatest",
+    }
+    chart = _levels_chart(study, factor, rows, title, name)
+    return Figure(f"by-{metric}-{place}", heading, lead, chart, {name: Numbers(heading, rows, headings)})
 
 
 def _by_lead(study: StudyFolder) -> str:
     share = f"{study.manifest['confidence']:.0%}"
+    if len(study.manifest["seeds"]) == 1:
+        return "One run each, so there are no intervals."
     return f"Mean over the seeds; bars are {share} intervals of the mean (Student), none where there is one run."
 
 
@@ -66,28 +101,32 @@ def _levels_chart(study: StudyFolder, factor: str, rows: pl.DataFrame, title: st
         order.sort(key=float)
     lines = rows["line"].unique(maintain_order=True).to_list()
     x = alt.X("level:O", title=factor, sort=order, axis=alt.Axis(labelAngle=0))
-    scale = alt.Scale(type="log") if spans(rows["mean"]) else alt.Scale(zero=False)
-    colour = alt.Color("line:N", title=None, sort=lines, legend=alt.Legend() if len(lines) > 1 else None)
+    log = spans(pl.concat([rows["mean"], rows["bar_low"], rows["bar_high"]]))
+    scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
+    others = " · ".join(name for name in study.factors if name != factor)
+    colour = alt.Color("line:N", title=others, sort=lines, legend=alt.Legend() if len(lines) > 1 else None)
     base = alt.Chart().encode(x=x, color=colour)
-    value = alt.Y("mean:Q", title=None if len(lines) > 1 else title, scale=scale)
+    beside = None if len(lines) > 1 else title  # where a legend stands there, the heading says it
+    value = alt.Y("mean:Q", title=beside, scale=scale)
     tips = [
         alt.Tooltip("variant:N", title="Variant"),
         alt.Tooltip("mean:Q", title="Mean", format=".5~g"),
-        alt.Tooltip("low:Q", title="From", format=".5~g"),
-        alt.Tooltip("high:Q", title="To", format=".5~g"),
+        alt.Tooltip("bar_low:Q", title="From", format=".5~g"),
+        alt.Tooltip("bar_high:Q", title="To", format=".5~g"),
         alt.Tooltip("n:Q", title="Runs"),
     ]
-    bars = base.mark_rule(strokeWidth=1.5).encode(
-        y=alt.Y("low:Q", scale=scale, title=None if len(lines) > 1 else title), y2="high:Q"
-    )
+    bars = base.mark_rule(strokeWidth=1.5).encode(y=alt.Y("bar_low:Q", scale=scale, title=beside), y2="bar_high:Q")
     path = base.mark_line(strokeWidth=1.5).encode(y=value, strokeDash=alt.StrokeDash("line:N", sort=lines, legend=None))
     points = base.mark_point(filled=True, size=60, opacity=1).encode(y=value, tooltip=tips)
-    return alt.layer(bars, path, points, data=named(name), height=240)
+    known = (
+        [bars] if rows["bar_low"].count() else []
+    )  # an axis that has only bars without ends makes the browser complain
+    return alt.layer(*known, path, points, data=named(name), height=240)
 
 
 def spans(values: pl.Series) -> bool:
     """Whether positive values span so much that a logarithmic axis reads better."""
-    known = values.drop_nulls()
+    known = values.cast(pl.Float64).drop_nulls()
     low, high = known.min(), known.max()
     return isinstance(low, float) and isinstance(high, float) and low > 0 and high / low > _LOG_RANGE
 
@@ -103,9 +142,10 @@ def differences(study: StudyFolder, metric: str) -> Figure:
         rows = rows.with_columns(what="variant")
     if rows.is_empty():
         return Figure(f"differences-{metric}", heading, "There is nothing to compare: no pair of runs has this value.")
-    lead = (
-        "Each variant minus the one it is compared with (the same levels, but the factor's baseline), pair by pair over "
-        f"the seeds; bars are {study.manifest['confidence']:.0%} intervals (Student)."
+    lead = "Each variant minus the one it is compared with (the same levels, but the factor's baseline), " + (
+        "with the same seed; with one pair there is no interval."
+        if len(study.manifest["seeds"]) == 1
+        else f"pair by pair over the seeds; bars are {study.manifest['confidence']:.0%} intervals (Student)."
     )
     shown = rows.sort(pl.col("difference").abs(), descending=True, maintain_order=True).head(MOST_BARS)
     if rows.height > MOST_BARS:
@@ -115,19 +155,20 @@ def differences(study: StudyFolder, metric: str) -> Figure:
         "what", "against", "n", "difference", "low", "high", "ratio", "ratio_low", "ratio_high", gain="pairing_gain"
     )
     y = alt.Y("what:N", title=None, sort=shown["what"].to_list(), axis=alt.Axis(grid=False, labelLimit=260))
-    x = alt.X("difference:Q", title=f"{title}: difference")
+    x = alt.X("difference:Q", title=f"{title}: difference", scale=alt.Scale(padding=6))
     base = alt.Chart().encode(y=y)
     tips = [alt.Tooltip("what:N", title="Variant"), alt.Tooltip("against:N", title="Compared with")]
     tips += [alt.Tooltip(f"{key}:Q", format=".4~g") for key in ("difference", "low", "high", "ratio")]
     zero = alt.Chart().mark_rule(style="mark-line").encode(x=alt.datum(0))
     bars = base.mark_rule(style="interval").encode(x=alt.X("low:Q", title=f"{title}: difference"), x2="high:Q")
+    known = [bars] if shown["low"].count() else []
     points = base.mark_point(filled=True, size=60, opacity=1).encode(x=x, tooltip=tips)
     headings = {
         "what": "Variant", "against": "Compared with", "n": "Pairs", "difference": "Difference", "low": "Interval from",
         "high": "to", "ratio": "Ratio", "ratio_low": "Ratio from", "ratio_high": "Ratio to",
         "gain": "Variance without pairing, times",
     }  # fmt: skip
-    chart = alt.layer(zero, bars, points, data=named(name), height=max(60, 22 * shown.height))
+    chart = alt.layer(zero, *known, points, data=named(name), height=max(60, 22 * shown.height))
     return Figure(f"differences-{metric}", heading, lead, chart, {name: Numbers(heading, shown, headings)})
 
 
@@ -157,13 +198,24 @@ def survival(study: StudyFolder) -> Figure:
         .encode(
             x=alt.X("time:Q", title=f"Virtual time ({unit.name})", scale=alt.Scale(type="log") if log else alt.Scale()),
             y=alt.Y("not_yet:Q", title=None, axis=alt.Axis(format=".0%"), scale=alt.Scale(domain=[0, 1])),
-            color=alt.Color("variant:N", title=None, sort=labels),
-            strokeDash=alt.StrokeDash("variant:N", title=None, sort=labels),
+            **_told_apart(labels),
         )
         .properties(height=240)
     )
     headings = {"variant": "Variant", "time": f"Virtual time ({unit.name})", "not_yet": "Share not there yet"}
     return Figure("survival", heading, lead, chart, {"survival": Numbers(heading, rows, headings)})
+
+
+def _told_apart(labels: list[str]) -> dict[str, Any]:
+    """Return the encoding of who a line is about: six colours, and dashes for the next six and the next."""
+    legend = alt.Legend(symbolType="stroke", symbolOpacity=1)
+    dashes = [_DASHES[place // _COLOURS % len(_DASHES)] for place in range(len(labels))]
+    return {
+        "color": alt.Color("variant:N", title=None, scale=alt.Scale(domain=labels), legend=legend),
+        "strokeDash": alt.StrokeDash(
+            "variant:N", title=None, scale=alt.Scale(domain=labels, range=dashes), legend=legend
+        ),
+    }
 
 
 def curves(study: StudyFolder, measure: str, *, against: str) -> Figure:
@@ -186,16 +238,15 @@ def curves(study: StudyFolder, measure: str, *, against: str) -> Figure:
     log = spans(rows.filter(pl.col(against) > 0)[against].cast(pl.Float64)) and _ends_apart(rows, against)
     shown = rows.filter(pl.col(against) > 0) if log else rows
     name = f"curves_{measure}_{against}"
-    colour = alt.Color("variant:N", title=None, sort=labels[:MOST_LINES])
     chart = (
         alt.Chart(named(name))
-        .mark_line(strokeWidth=1.2, opacity=0.75, clip=True)
+        .mark_line(strokeWidth=1.5, opacity=0.85, clip=True)
         .encode(
             x=alt.X(
                 f"{against}:Q", title=title, scale=alt.Scale(type="log", nice=False) if log else alt.Scale(nice=False)
             ),
             y=alt.Y(f"{measure}:Q", title=None, scale=alt.Scale(zero=False)),
-            color=colour,
+            **_told_apart(labels[:MOST_LINES]),
             detail="seed:N",
             tooltip=[alt.Tooltip("variant:N", title="Variant"), alt.Tooltip("seed:N", title="Seed")],
         )

@@ -76,13 +76,13 @@ def _rooms(study: StudyFolder) -> list[Room]:
     head = study_words.headline(study)
     against = [name for name in dict.fromkeys([head, *learned, "virtual_time_s"]) if name in (TIME, *known)]
     target, shares = _target(study) if study.manifest["target"] is not None else ([], [])
-    learning = [study_charts.by_level(study, name) for name in learned]
+    learning = [figure for name in learned for figure in study_charts.by_level(study, name)]
     curves = [study_charts.curves(study, "accuracy" if "accuracy" in known else "loss", against=axis)
               for axis in ("time", "updates")] if learned else []  # fmt: skip
     rooms = [
         Room("learning", "What was learned", [*target, *learning, *curves]),
         Room("differences", "Differences", [*(study_charts.differences(study, name) for name in against), *shares]),
-        Room("time", "Time, staleness, traffic", [study_charts.by_level(study, name) for name in physical]),
+        Room("time", "Time, staleness, traffic", [f for name in physical for f in study_charts.by_level(study, name)]),
     ]
     return [Room(room.id, room.title, _spread(room.figures)) for room in rooms if room.figures]
 

@@ -7,14 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from desim_fl.report.formats import count, duration, many, number
+from desim_fl.report.formats import count, duration, joules, many, number, percent, size
 from desim_fl.report.measures import TIME, TITLES
 from desim_fl.report.story import Card, Notice
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from desim_fl.report.study_reading import StudyFolder
 
 
+_SEEDS = 3  # fewer say little about variances
+_UNITS = {
+    "virtual_time_s": duration, TIME: duration, "energy_j": joules, "bytes": size, "accuracy": lambda share: percent(round(share, 4)),
+    "best_accuracy": lambda share: percent(round(share, 4)),
+}  # fmt: skip
 _WORTH = 1.05  # times less variance that are worth a sentence
 
 
@@ -38,13 +45,14 @@ def notices(study: StudyFolder) -> list[Notice]:
         found.append(
             Notice("alarm", f"No finite test loss at the end: {'; '.join(broken)}. Their means leave those runs out.")
         )
-    if len(study.manifest["seeds"]) < 3:  # noqa: PLR2004
-        found.append(
-            Notice(
-                "hint",
-                f"With {many(len(study.manifest['seeds']), 'seed')} the intervals say little, or cannot be given.",
-            )
+    seeds = len(study.manifest["seeds"])
+    if seeds < _SEEDS:
+        what = (
+            "there are no intervals: chance cannot be told from effect"
+            if seeds == 1
+            else "intervals are wide and say little"
         )
+        found.append(Notice("hint", f"With {many(seeds, 'seed')} {what}."))
     return found
 
 
@@ -64,14 +72,28 @@ def paragraph(study: StudyFolder) -> str:
 def _course(study: StudyFolder) -> str:
     manifest = study.manifest
     what = "timelines without training" if manifest["timing_only"] else "runs with real training"
-    factors = ", ".join(study.factors)
+    factors = listed(study.factors)
     same = manifest["runs"] - manifest["distinct"]
     alike = f"; {many(same, 'run')} needed no playing, being equal to others" if same else ""
     varies = f" that differ in {factors}" if study.factors and study.factors != ["variant"] else ""
+    named = ", named after these in this order" if varies and len(study.factors) > 1 else ""
+    seeds = many(len(manifest["seeds"]), "seed") + (" each" if len(study.labels) > 1 else "")
     return (
-        f"{many(len(study.labels), 'variant')}{varies} were played with {many(len(manifest['seeds']), 'seed')} each: "
+        f"{many(len(study.labels), 'variant')}{varies}{named}{',' if named else ''} were played with {seeds}: "
         f"{count(manifest['runs'])} {what}{alike}. The baseline is {quoted(manifest['baseline'])}."
     )
+
+
+def listed(names: Sequence[str]) -> str:
+    """Return names as a list in words: ``a``, ``a and b``, ``a, b and c``."""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
+
+
+def valued(metric: str, value: float | None, digits: int = 4) -> str:
+    """Return a metric's value with its unit."""
+    if metric in _UNITS and value is not None:
+        return _UNITS[metric](value)
+    return number(value, digits)
 
 
 def quoted(label: str) -> str:
@@ -87,22 +109,37 @@ def _best(study: StudyFolder) -> str:
     if rows.height < 2:  # noqa: PLR2004
         return ""
     better = TITLES[metric].better
-    ordered = rows.sort("mean", descending=better > 0, maintain_order=True)
-    best, worst = ordered.row(0, named=True), ordered.row(-1, named=True)
-    title = TITLES[metric].title
+    best, worst = rows.sort("mean", descending=better > 0, maintain_order=True)[[0, -1]].rows(named=True)
+    title = plain(metric)
     if best["mean"] == worst["mean"]:
-        return f"{title} is {number(best['mean'])} for all of them."
+        return f"{title} is {valued(metric, best['mean'])} for all of them."
     end = ("largest", "smallest") if better >= 0 else ("smallest", "largest")
+    share = f"{study.manifest['confidence']:.0%}"
+    words = [
+        f"{word} with {_holders(rows, row)} ({_spread(metric, row, share)})"
+        for word, row in zip(end, (best, worst), strict=True)
+    ]
+    return f"{title} is {' and '.join(words)}."
+
+
+def _holders(rows: pl.DataFrame, row: dict[str, Any]) -> str:
+    """Name the first variant with this mean, and say how many share it."""
+    alike = rows.filter(pl.col("mean") == row["mean"])
+    first = quoted(alike["variant"][0])
+    return first if alike.height == 1 else f"{first} and {many(alike.height - 1, 'other')} alike"
+
+
+def plain(metric: str) -> str:
+    """Return a metric's title without its unit."""
+    return TITLES[metric].title.split(" (")[0]
+
+
+def _spread(metric: str, row: dict[str, Any], share: str) -> str:
+    if row["low"] is None or row["low"] == row["high"]:
+        return valued(metric, row["mean"])
     return (
-        f"{title} is {end[0]} with {quoted(best['variant'])} ({_spread(best)}) and {end[1]} with "
-        f"{quoted(worst['variant'])} ({_spread(worst)})."
+        f"{valued(metric, row['mean'])}, {share} interval {valued(metric, row['low'])} to {valued(metric, row['high'])}"
     )
-
-
-def _spread(row: dict[str, Any]) -> str:
-    if row["low"] is None:
-        return number(row["mean"])
-    return f"{number(row['mean'])}, interval {number(row['low'])} to {number(row['high'])}"
 
 
 def _soonest(study: StudyFolder) -> str:
@@ -117,9 +154,11 @@ def _soonest(study: StudyFolder) -> str:
     parts = []
     if got.height:
         best = got.row(0, named=True)
+        alike = got.filter(pl.col("median") == best["median"]).height - 1
+        others = f" and {many(alike, 'other')} alike" if alike else ""
         parts.append(
-            f"{quoted(best['variant'])} reached {what} soonest: half of its runs within {duration(best['median'])} of "
-            f"virtual time ({best['reached']} of {best['n']} got there)."
+            f"{quoted(best['variant'])}{others} reached {what} soonest: half of "
+            f"its runs within {duration(best['median'])} of virtual time ({best['reached']} of {best['n']} got there)."
         )
     else:
         parts.append(f"No variant reached {what} in half of its runs.")
@@ -138,31 +177,35 @@ def _differences(study: StudyFolder) -> str:
     apart = known.filter((pl.col("low") > 0) | (pl.col("high") < 0))
     share = f"{study.manifest['confidence']:.0%}"
     text = (
-        f"Of {many(known.height, 'paired comparison')} of {_lower(TITLES[metric].title)}, "
+        f"Of {many(known.height, 'paired comparison')} of {_lower(plain(metric))}, "
         f"{count(apart.height)} {'has' if apart.height == 1 else 'have'} a {share} interval that leaves zero out"
     )
     by_chance = (1 - study.manifest["confidence"]) * known.height
-    text += f" (about {number(by_chance, 2)} would by chance alone)." if known.height > 1 else "."
-    return text + _largest(apart)
+    text += f" (if nothing differed, about {number(by_chance, 2)} would by chance)." if known.height > 1 else "."
+    return text + _largest(apart, metric, share)
 
 
 def _lower(title: str) -> str:
     return title[0].lower() + title[1:]
 
 
-def _largest(apart: pl.DataFrame) -> str:
-    """Name the largest ratio among those that differ."""
-    rows = apart.filter(pl.col("ratio").is_not_null() & (pl.col("ratio") > 0))
+def _largest(apart: pl.DataFrame, metric: str, share: str) -> str:
+    """Name the largest ratio among those that differ, as differences and as ratios."""
+    clear = (pl.col("ratio_low") > 1) | (pl.col("ratio_high") < 1)
+    rows = apart.filter(pl.col("ratio").is_not_null() & (pl.col("ratio") > 0) & clear)
     if rows.is_empty():
         return ""
     row = rows.sort(pl.col("ratio").log().abs(), descending=True, maintain_order=True).row(0, named=True)
-    interval = (
-        f" ({number(row['ratio_low'], 3)} to {number(row['ratio_high'], 3)})" if row["ratio_low"] is not None else ""
+    interval = f" ({share} interval {number(row['ratio_low'], 3)} to {number(row['ratio_high'], 3)})"
+    return (
+        f" The largest clear ratio of {_lower(plain(metric))} is {number(row['ratio'], 3)}{interval}: {quoted(row['variant'])} over "
+        f"{quoted(row['against'])}."
     )
-    return f" The largest ratio is {number(row['ratio'], 3)}{interval}: {quoted(row['variant'])} over {quoted(row['against'])}."
 
 
 def _pairing(study: StudyFolder) -> str:
+    if len(study.manifest["seeds"]) < _SEEDS:
+        return ""
     gains = study.effects.filter((pl.col("metric") == headline(study)) & pl.col("pairing_gain").is_finite())
     middle = gains["pairing_gain"].median()
     if not isinstance(middle, float) or not math.isfinite(middle):

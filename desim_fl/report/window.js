@@ -72,13 +72,13 @@
     if (!total) return [{ mark: "", value: counts.bars[0][0], words: "no update arrived", height: 1, side: "left" }];
     const end = (bar) => (counts.labels ? counts.labels[bar][1] : counts.bars[bar][1]);
     const greatest = end(Math.max(...heights.keys()));
-    return [["median", 0.5], ["p99", 0.99], ["max", 1]].map(([mark, share], rank) => {
+    return [["median", 0.5, 1.28], ["p99", 0.99, 1.08], ["max", 1, 1.18]].map(([mark, share, height]) => {
       let left = Math.min(total, Math.floor(share * total) + 1);
       const bar = [...heights].find(([, number]) => (left -= number) <= 0)[0];
       const value = end(bar);
       const exact = counts.labels && counts.labels[bar][0] === counts.labels[bar][1];
       const words = `${mark} ${exact ? "" : "\u2264 "}${Number(value.toPrecision(4))}`;
-      return { mark, value, words, height: top * (1.28 - 0.1 * rank), side: value > greatest / 2 ? "right" : "left" };
+      return { mark, value, words, height: top * height, side: value > greatest / 2 ? "right" : "left" };
     });
   }
 
