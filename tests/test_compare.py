@@ -14,6 +14,7 @@ from desim_fl.cli import app
 from desim_fl.compare import TIMELINE, compare
 from desim_fl.errors import RunDirectoryError, ScenarioError
 from desim_fl.report import page
+from desim_fl.report.formats import duration, many
 from desim_fl.study.document import Target
 from scenarios import QUADRATIC, played
 
@@ -97,6 +98,23 @@ def test_the_page_says_what_differs_and_escapes_names(folders: dict[str, Path]) 
     assert text == comparison_page.render(compare([folders["a"], folders["slow"], folders["other"]]))
     assert "run.delay_scale" in text
     assert "at other times" in text
+    words = comparison_page.paragraph(compare([folders["a"], folders["slow"]], Target(metric="loss", value=1e-9)))
+    times = [found.measures[name]["virtual_time_s"] for name in ("a", "slow")]
+    said = [
+        f"not reached by its end at {duration(time)} in “{name}”"
+        for name, time in zip(("a", "slow"), times, strict=True)
+    ]
+    assert words.startswith(f"Virtual time to the target: {said[0]}, {said[1]}. Test loss at the end: ")
+    assert "in all of them. " in words
+    assert "One setting differs: run.delay_scale." in words
+    parting = found.partings[1]
+    assert parting.first is not None
+    assert parting.other is not None
+    until = duration(min(parting.first["ticks"], parting.other["ticks"]) / 1e6)
+    assert (
+        f"“other” and “a” play alike for {many(parting.seq or 0, 'event')}, until {until}"
+        in comparison_page.paragraph(found)
+    )
     assert "curves_loss_time" in text
 
 

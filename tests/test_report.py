@@ -17,7 +17,20 @@ from fake_runs import EVENTS, METRICS, Made, make
 
 from desim_fl import report
 from desim_fl.errors import RunDirectoryError
-from desim_fl.report import curves, facts, page, path_charts, reading, rooms, sheet, story, theme, thinning, trips
+from desim_fl.report import (
+    curves,
+    facts,
+    learning_charts,
+    page,
+    path_charts,
+    reading,
+    rooms,
+    sheet,
+    story,
+    theme,
+    thinning,
+    trips,
+)
 from desim_fl.report.figures import Figure, Numbers, named
 
 HOSTILE = ("<b>x</b>", "</script><script>alert(1)</script>", "{{ 7 * 7 }}", "'\"&<!--")
@@ -331,6 +344,33 @@ def test_headline_numbers_add_up(tmp_path: Path) -> None:
     assert known.rejected > 0
     assert jobs.height == known.received + known.lost + known.cancelled + known.in_flight
     assert f"{known.rejected} were rejected" in story.paragraph(known)
+
+
+def test_words_say_who_worked_why_the_run_ended_and_what_was_lost(tmp_path: Path) -> None:
+    """Clients without a job did not train; a rule is told in words, all three reasons of losses with their counts; non-finite updates are an alarm."""
+    run = reading.read(make(tmp_path / "run", Made(updates=20, concurrency=5)))
+    known = facts.facts(run, trips.trips(run.events))
+    assert known.active == run.events.filter(pl.col("kind") == "arrive")["client"].n_unique()
+    known = known._replace(
+        clients=30, busy=4, received=10, not_finite=10, lost=6, cancelled=0, in_flight=4, stop="max_updates", status="finished",
+        reasons=(("crash", 3), ("client left", 2), ("timeout", 1)),
+    )  # fmt: skip
+    words = story.paragraph(known)
+    assert words.startswith("4 of 30 clients trained under fedbuff")
+    assert "the run ended when the set number of updates had come." in words
+    assert "Of 20 jobs sent out, " in words
+    assert "6 were lost (crash: 3, client left: 2, timeout: 1)." in words
+    assert [notice.text.split(" (")[0] for notice in story.notices(known)] == ["Every update was not finite"]
+    part = story.notices(known._replace(not_finite=5))
+    assert part[0].text.startswith("5 of 10 updates were not finite")
+    assert story.notices(known._replace(not_finite=4)) == []
+
+
+def test_an_axis_of_one_value_shows_that_value() -> None:
+    """A loss of 2.4 throughout lies in the middle of an axis that is not one number wide."""
+    scale = learning_charts._scale(pl.Series([2.4, None, 2.4])).to_dict()
+    assert scale["domain"] == [pytest.approx(2.16), pytest.approx(2.64)]
+    assert "domain" not in learning_charts._scale(pl.Series([2.4, 2.5])).to_dict()
 
 
 def test_staleness_bars_count_every_update(tmp_path: Path) -> None:

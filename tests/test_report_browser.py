@@ -64,11 +64,29 @@ def check(found: dict[str, Any], width: int) -> None:
     assert found["errors"] == []
     assert found["faults"] == []
     assert found["scroll_width"] == width
+    assert found["cut"] == []
+    assert found["ready"] >= 1
+    if "paper" in found:
+        check_paper(found["paper"])
     for chart in found["charts"]:
         assert chart["svgs"] == 1, chart
         assert chart["marks"] > 3, chart
         assert chart["width"] - 26 < chart["svg_width"] <= chart["width"], chart
         assert len(chart["label"]) > 40, chart
+
+
+def check_paper(found: dict[str, Any]) -> None:
+    """On paper every chart is drawn anew in light colours, without a wait, inside its column, and can be read."""
+    assert found["drawn"] > found["before"]
+    assert found["scroll_width"] == 688
+    assert found["background"] == "rgb(255, 255, 255)"
+    assert found["axis_colour"] == "rgb(90, 99, 108)"
+    assert found["cut"] == []
+    for chart in found["charts"]:
+        assert chart["left"] >= -1, chart
+        assert chart["right"] >= -1, chart
+        assert chart["room"] < chart["height"] + 12, chart
+        assert chart["font"] > 8.5, chart
 
 
 TIMED = {

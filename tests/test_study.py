@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from desim_fl.errors import RunDirectoryError, RunError, ScenarioError
 from desim_fl.export import export
-from desim_fl.report import reach_charts, study_page, study_reading
+from desim_fl.report import reach_charts, study_charts, study_page, study_reading, study_words
 from desim_fl.report.figures import Figure
 from desim_fl.run import execute
 from desim_fl.scenario import load as load_scenario
@@ -460,6 +461,45 @@ def test_the_charts_of_a_study_are_files(done: Path, tmp_path: Path, monkeypatch
     assert [path.read_bytes()[:4] for path in export(out, "png", tmp_path / "png")] == [b"\x89PNG"] * 2
     with pytest.raises(RunDirectoryError, match="holds no study"):
         export(tmp_path / "svg", "svg", tmp_path / "none")
+
+
+def test_many_variants_are_drawn_as_medians_by_factor(done: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where a line for each combination is too many: the median over the variants of a level with their span; a factor without bearing has no chart."""
+    study = study_reading.read(done)
+    assert [figure.id for figure in study_charts.by_level(study, "virtual_time_s")] == ["by-virtual_time_s"]
+    monkeypatch.setattr(study_charts, "MOST_LINES", 1)
+    assert [figure.id for figure in study_charts.by_level(study, "loss")] == [
+        "by-loss-2"
+    ]  # a delay of all alike has none
+    drawn = study_charts.by_level(study, "virtual_time_s")
+    assert drawn[0].id == "by-virtual_time_s-1"
+    times = study.variants.filter(pl.col("metric") == "virtual_time_s").select("variant", "mean").rows()
+    for row in drawn[0].numbers["by_virtual_time_s_1"].frame.iter_rows(named=True):
+        low, high = sorted(mean for name, mean in times if name.split(" · ")[0] == row["level"])
+        assert [row["bar_low"], row["mean"], row["bar_high"]] == pytest.approx([low, (low + high) / 2, high])
+
+
+def test_the_paragraph_of_a_study_has_units_and_tells_ties(done: Path) -> None:
+    """Times are durations, who shares the best value is counted, and a ratio is called clear only where its interval leaves 1 out."""
+    study = study_reading.read(done)
+    words = study_words.paragraph(study)
+    factors = " and ".join(study.factors)
+    assert words.startswith(
+        f"4 variants that differ in {factors}, named after these in this order, were played with 3 seeds each"
+    )
+    plain = replace(study, manifest={**study.manifest, "target": None})
+    loss = study.variants.filter(pl.col("metric") == "loss").sort("mean", maintain_order=True)
+    assert f"Test loss at the end is smallest with “{loss['variant'][0]}” and 1 other alike (" in study_words.paragraph(
+        plain
+    )
+    apart = study.effects.with_columns(low=pl.lit(1.0), high=pl.lit(2.0), ratio=pl.lit(1.5), ratio_high=pl.lit(1.9))
+    for low, clear in ((1.2, True), (0.9, False)):
+        told = study_words.paragraph(replace(study, effects=apart.with_columns(ratio_low=pl.lit(low))))
+        assert ("clear ratio of virtual time to the target is 1.5 (95% interval 1.2 to 1.9)" in told) == clear
+    few = replace(study, manifest={**study.manifest, "seeds": [0]})
+    assert "Common random numbers" not in study_words.paragraph(few)
+    assert study_words.notices(few)[0].text.startswith("With 1 seed there are no intervals")
+    assert study_words.valued("virtual_time_s", 9750.0) == "2 h 42 min"
 
 
 def test_levels_that_are_numbers_in_words_stand_in_their_order() -> None:

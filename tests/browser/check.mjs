@@ -30,6 +30,8 @@ try {
       svg_width: place.querySelector("svg")?.getBoundingClientRect().width ?? 0,
       label: place.querySelector("svg")?.getAttribute("aria-label") ?? place.getAttribute("aria-label") ?? "",
     })));
+    found.cut = await cut(page);
+    found.ready = await page.evaluate(() => Number(document.documentElement.dataset.ready));
     found.texts = await page.$$eval("svg text", (texts) => [...new Set(texts.map((text) => text.textContent))]);
     found.scroll_width = await page.evaluate(() => document.documentElement.scrollWidth);
     found.background = await page.evaluate(() => getComputedStyle(document.body).backgroundColor);
@@ -37,6 +39,7 @@ try {
     if (screenshot) await page.screenshot({ path: screenshot, fullPage: true });
     await tables(page);
     await audit(page);
+    if (!more && scheme === "dark") await paper(page);
     if (more) await windows(page);
     if (more) await clients(page);
     await interact(page);
@@ -48,6 +51,41 @@ try {
   await browser.close();
 }
 process.stdout.write(JSON.stringify(found));
+
+// Texts of charts that reach beyond their chart, where they are cut off.
+function cut(page) {
+  return page.$$eval(".chart svg text", (texts) => texts.filter((text) => {
+    const [inner, outer] = [text.getBoundingClientRect(), text.closest("svg").getBoundingClientRect()];
+    return inner.width > 0 && (inner.right > outer.right + 2 || inner.left < outer.left - 2);
+  }).map((text) => `${text.closest(".chart").id}: ${text.textContent}`));
+}
+
+// As the browser prints: it says so, and lays the page out for paper without waiting for more than what follows at once.
+async function paper(page) {
+  const before = page.viewportSize();
+  const drawn = await page.evaluate(() => {
+    window.dispatchEvent(new Event("beforeprint"));
+    return Number(document.documentElement.dataset.drawn);
+  });
+  await page.emulateMedia({ media: "print" });
+  await page.setViewportSize({ width: 688, height: 1000 });
+  found.paper = await page.evaluate(() => ({
+    drawn: Number(document.documentElement.dataset.drawn), scroll_width: document.documentElement.scrollWidth,
+    axis_colour: getComputedStyle(document.querySelector(".role-axis-label text")).fill,
+    background: getComputedStyle(document.body).backgroundColor,
+    charts: [...document.querySelectorAll(".chart")].map((place) => {
+      const [svg, box] = [place.querySelector("svg").getBoundingClientRect(), place.getBoundingClientRect()];
+      return { id: place.id, left: svg.left - box.left, right: box.right - svg.right, height: svg.height, room: box.height,
+        font: 12 * Math.min(svg.width / place.querySelector("svg").viewBox.baseVal.width, svg.height / place.querySelector("svg").viewBox.baseVal.height) };
+    }),
+  }));
+  found.paper.before = drawn;
+  found.paper.cut = await cut(page);
+  await page.setViewportSize(before);
+  await page.emulateMedia({ media: null });
+  await page.evaluate(() => window.dispatchEvent(new Event("afterprint")));
+  await page.waitForFunction((last) => Number(document.documentElement.dataset.drawn) > last, found.paper.drawn, { timeout: 60_000 });
+}
 
 // Points at the upper curve (the lower one must answer), and changes the colour scheme (all must be drawn again).
 async function interact(page) {
@@ -65,8 +103,9 @@ async function interact(page) {
     await page.waitForTimeout(200);
     found.tooltip = await page.evaluate(() => document.querySelector("#vg-tooltip-element")?.textContent ?? "");
   }
+  const last = await page.evaluate(() => Number(document.documentElement.dataset.drawn));
   await page.emulateMedia({ colorScheme: scheme === "dark" ? "light" : "dark" });
-  await page.waitForFunction(() => Number(document.documentElement.dataset.drawn) > 1, null, { timeout: 60_000 });
+  await page.waitForFunction((last) => Number(document.documentElement.dataset.drawn) > last, last, { timeout: 60_000 });
   found.axis_colour_after = await page.evaluate(() => getComputedStyle(document.querySelector(".role-axis-label text")).fill);
 }
 
