@@ -335,6 +335,29 @@ def test_contacts_are_drawn_alike_and_never_twice():
     assert sorted(drawn(0, 0, 5, 5)) == [0, 1, 2, 3, 4]
 
 
+def test_each_contact_draws_anew_and_its_clients_go_on_as_of_the_new_version():
+    """QuAFL asks whom the number of the contact draws; who goes on counts as of the version that the contact made."""
+    ground = Playground(build("quafl", {"contacted": 2, "seed": 3}), 0.0, clients=8, concurrency=8)
+    asked = []
+    for number in range(4):
+        ground.alarm("contact")
+        jobs = ground.state.asked
+        asked.append({ground.jobs[job].client for job in jobs})
+        assert asked[-1] == set(drawn(3, number, 8, 2))
+        for job in jobs:
+            ground.arrive(job, 1.0, steps=1)
+        assert sorted(job.version for job in ground.jobs.values())[-2:] == [ground.version] * 2 == [number + 1] * 2
+    assert len({frozenset(clients) for clients in asked}) > 1
+
+
+def test_a_replay_keeps_as_many_models_as_may_be_started_from():
+    """K = 2: two versions before the one in force, however many there were."""
+    ground = Playground(FedAsync(sampled_staleness=2), 0.0, clients=1, concurrency=1)
+    for job in range(6):
+        ground.arrive(job, 1.0)
+    assert [model.version for model in ground.state.older] == [4, 5]
+
+
 def test_sampled_staleness_is_uniform_and_is_what_the_update_sees():
     """K = 3, one job at a time: staleness 0 to 3 a quarter of the time each, and never more than there are versions."""
     played = play(

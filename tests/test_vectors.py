@@ -131,7 +131,8 @@ def test_hand_worked_cases(case):
         before = set(ground.jobs)
         reply = happen(ground, step)
         if step["do"] == "stop":
-            assert reply.params == pytest.approx(worked(step["x"]), rel=1e-12, abs=1e-12), step
+            due = pytest.approx(worked(step["x"]), rel=1e-12, abs=1e-12) if "x" in step else None
+            assert reply.params == due, step
             continue
         found = shown(ground, reply, before)
         for key, value in found.items():
