@@ -67,8 +67,8 @@ class FedAsync:
 
     def arrive(self, state: Replay | None, view: View, update: Update) -> tuple[Replay | None, Reply]:
         """Mix the update in and publish."""
-        job, outcome, staleness, finite, _ = update
-        share = self.alpha * self.weigh(staleness) if finite else 0.0
+        job, finite = update.job, update.finite
+        share = self.alpha * self.weigh(update.staleness) if finite else 0.0
         if not 0 <= share <= 1:
             require(False, "alpha * s(tau)", share, "must lie in [0, 1], else the model runs away")  # noqa: FBT003
         if not finite:
@@ -76,7 +76,7 @@ class FedAsync:
         elif self.mixing == "delta":
             reply = applied(view.params + share * update.delta, ((job.id, share),), share, 1.0)
         else:  # not x + a (x_new - x): in floats that is not x_new where a = 1
-            params = (1.0 - share) * view.params + share * outcome.params
+            params = (1.0 - share) * view.params + share * update.outcome.params
             reply = applied(params, ((job.id, share),), share, 1.0)
         if state is None:
             return state, reply
