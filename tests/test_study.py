@@ -496,6 +496,10 @@ def test_the_paragraph_of_a_study_has_units_and_tells_ties(done: Path) -> None:
     for low, clear in ((1.2, True), (0.9, False)):
         told = study_words.paragraph(replace(study, effects=apart.with_columns(ratio_low=pl.lit(low))))
         assert ("clear ratio of virtual time to the target is 1.5 (95% interval 1.2 to 1.9)" in told) == clear
+    short = replace(
+        study, reach=study.reach.with_columns(reached=pl.lit(0)), effects=apart.with_columns(ratio_low=pl.lit(1.2))
+    )
+    assert "clear ratio" not in study_words.paragraph(short)  # who never got there has no time to it
     few = replace(study, manifest={**study.manifest, "seeds": [0]})
     assert "Common random numbers" not in study_words.paragraph(few)
     assert study_words.notices(few)[0].text.startswith("With 1 seed there are no intervals")

@@ -20,17 +20,18 @@ const desim = (() => {
 
   // Panels above each other cannot follow their container by themselves: they get its width less a margin for axes.
   function sized(spec, width, margin) {
-    const copy = limited(structuredClone(spec), Math.round(width * 0.42));
-    if (!copy.vconcat) return { ...copy, width, autosize: { type: "fit-x", contains: "padding", resize: true } };
+    const copy = limited(structuredClone(spec), { axis: Math.round(width * 0.42), legend: width - 60 });
+    const padding = { left: 5, right: 16, top: 5, bottom: 5 }; // the last number of an axis reaches beyond its end
+    if (!copy.vconcat) return { ...copy, width, padding, autosize: { type: "fit-x", contains: "padding", resize: true } };
     for (const panel of copy.vconcat) panel.width = Math.max(120, width - margin);
     return copy;
   }
 
-  // Names beside an axis must leave room for what they name.
-  function limited(part, limit) {
+  // Names beside an axis must leave room for what they name, those of a legend must not reach beyond the chart.
+  function limited(part, limits) {
     for (const [key, value] of Object.entries(part)) {
-      if (key === "axis" && value?.labelLimit > limit) value.labelLimit = limit;
-      if (value && typeof value === "object") limited(value, limit);
+      if (value?.labelLimit > limits[key]) value.labelLimit = limits[key];
+      if (value && typeof value === "object") limited(value, limits);
     }
     return part;
   }

@@ -13,7 +13,7 @@ import polars as pl
 
 from desim_fl.report.figures import Figure, Numbers, named
 from desim_fl.report.measures import TIME, TITLES
-from desim_fl.report.study_charts import MOST_BARS, MOST_LINES, axis_factor, spans
+from desim_fl.report.study_charts import MOST_BARS, MOST_LINES, axis_factor, level_axis, spans
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -209,7 +209,7 @@ def _where(shape: _Shape) -> dict[str, Any]:
     if shape.lying:
         axis = alt.Axis(grid=False, labelLimit=320, domain=False, ticks=False)
         return {"y": alt.Y("level:N", title=None, sort=shape.levels, axis=axis)}
-    axis = alt.Axis(labelAngle=0, grid=False)
+    axis = level_axis(shape.levels, grid=False)
     where: dict[str, Any] = {"x": alt.X("level:O", title=shape.factor, sort=shape.levels, axis=axis)}
     if len(shape.lines) > 1:
         where["xOffset"] = alt.XOffset("line:N", sort=shape.lines)

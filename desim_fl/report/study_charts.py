@@ -10,7 +10,7 @@ import polars as pl
 
 from desim_fl.report.figures import Figure, Numbers, named
 from desim_fl.report.formats import time_unit
-from desim_fl.report.measures import TITLES
+from desim_fl.report.measures import TIME, TITLES
 from desim_fl.report.thinning import thin
 
 if TYPE_CHECKING:
@@ -23,6 +23,7 @@ MOST_BARS = 40
 SHARES = ("accuracy", "best_accuracy", "utilisation", "fairness")  # numbers between 0 and 1
 _COLOURS = 6  # of the palette, before it begins again
 _DASHES = [[1, 0], [5, 3], [2, 2]]
+_LETTERS = 36  # of all levels together that stand beside each other on a phone
 _LOG_RANGE = 20.0  # spans of levels and times beyond this are drawn on a logarithmic axis
 
 
@@ -100,7 +101,7 @@ def _levels_chart(study: StudyFolder, factor: str, rows: pl.DataFrame, title: st
     if _numeric(study, factor):
         order.sort(key=float)
     lines = rows["line"].unique(maintain_order=True).to_list()
-    x = alt.X("level:O", title=factor, sort=order, axis=alt.Axis(labelAngle=0))
+    x = alt.X("level:O", title=factor, sort=order, axis=level_axis(order))
     log = spans(pl.concat([rows["mean"], rows["bar_low"], rows["bar_high"]]))
     scale = alt.Scale(type="log") if log else alt.Scale(zero=False)
     others = " · ".join(name for name in study.factors if name != factor)
@@ -122,6 +123,13 @@ def _levels_chart(study: StudyFolder, factor: str, rows: pl.DataFrame, title: st
         [bars] if rows["bar_low"].count() else []
     )  # an axis that has only bars without ends makes the browser complain
     return alt.layer(*known, path, points, data=named(name), height=240)
+
+
+def level_axis(levels: Sequence[str], **more: Any) -> alt.Axis:
+    """Return an axis on which every level is named: words lie aslant, as beside each other some would be left out."""
+    if sum(map(len, levels)) <= _LETTERS:
+        return alt.Axis(labelAngle=0, **more)
+    return alt.Axis(labelAngle=-30, labelOverlap=False, **more)
 
 
 def spans(values: pl.Series) -> bool:
@@ -179,14 +187,17 @@ def survival(study: StudyFolder) -> Figure:
     heading = f"Runs still short of a {target['split']} {target['metric']} of {sense} {target['value']:g}"
     lead = "Kaplan-Meier estimate; a run that ended without reaching the target counts until its end."
     labels = study.survival["variant"].unique(maintain_order=True).to_list()
-    if not labels or len(labels) > MOST_LINES:
-        why = (
-            f"{len(labels)} variants do not fit into a chart; see the table below." if labels else "No run was scored."
-        )
-        return Figure("survival", heading, why)
-    longest = float(study.survival["time_s"].max() or 0)  # pyright: ignore[reportArgumentType]
+    if not labels:
+        return Figure("survival", heading, "No run was scored.")
+    kept = study.survival
+    if len(labels) > MOST_LINES:
+        lead += f" Drawn are the {MOST_LINES} of {len(labels)} variants that got there soonest."
+        times = study.reach.filter(pl.col("measure") == TIME).sort("median", nulls_last=True, maintain_order=True)
+        labels = times["variant"].head(MOST_LINES).to_list()
+        kept = kept.filter(pl.col("variant").is_in(labels))
+    longest = float(kept["time_s"].max() or 0)  # pyright: ignore[reportArgumentType]
     unit = time_unit(longest)
-    rows = study.survival.select("variant", time=pl.col("time_s") / unit.seconds, not_yet="not_yet")
+    rows = kept.select("variant", time=pl.col("time_s") / unit.seconds, not_yet="not_yet")
     positive = rows.filter(pl.col("time") > 0)["time"]
     log = spans(positive)
     if log:  # nothing is at 0 there: every line begins a little before the first that got there
@@ -208,7 +219,7 @@ def survival(study: StudyFolder) -> Figure:
 
 def _told_apart(labels: list[str]) -> dict[str, Any]:
     """Return the encoding of who a line is about: six colours, and dashes for the next six and the next."""
-    legend = alt.Legend(symbolType="stroke", symbolOpacity=1)
+    legend = alt.Legend(symbolType="stroke", symbolOpacity=1, labelLimit=300)
     dashes = [_DASHES[place // _COLOURS % len(_DASHES)] for place in range(len(labels))]
     return {
         "color": alt.Color("variant:N", title=None, scale=alt.Scale(domain=labels), legend=legend),

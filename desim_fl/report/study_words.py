@@ -163,8 +163,8 @@ def _soonest(study: StudyFolder) -> str:
     else:
         parts.append(f"No variant reached {what} in half of its runs.")
     if never:
-        listed = ", ".join(map(quoted, never[:5])) + (f" and {count(len(never) - 5)} more" if len(never) > 5 else "")  # noqa: PLR2004
-        parts.append(f"Never reached by {listed}.")
+        named = [*map(quoted, never[:5]), *([f"{count(len(never) - 5)} more"] if len(never) > 5 else [])]  # noqa: PLR2004
+        parts.append(f"It was never reached by {listed(named)}.")
     return " ".join(parts)
 
 
@@ -172,12 +172,18 @@ def _differences(study: StudyFolder) -> str:
     metric = headline(study)
     rows = study.effects.filter(pl.col("metric") == metric)
     known = rows.filter(pl.col("low").is_not_null())
+    if metric == TIME:  # an end without the target is no time to it
+        there = study.reach.filter((pl.col("measure") == TIME) & (pl.col("reached") == pl.col("n")))[
+            "variant"
+        ].implode()
+        known = known.filter(pl.col("variant").is_in(there) & pl.col("against").is_in(there))
     if known.is_empty():
         return ""
     apart = known.filter((pl.col("low") > 0) | (pl.col("high") < 0))
     share = f"{study.manifest['confidence']:.0%}"
+    among = " in which every run got there" if metric == TIME else ""
     text = (
-        f"Of {many(known.height, 'paired comparison')} of {_lower(plain(metric))}, "
+        f"Of {many(known.height, 'paired comparison')} of {_lower(plain(metric))}{among}, "
         f"{count(apart.height)} {'has' if apart.height == 1 else 'have'} a {share} interval that leaves zero out"
     )
     by_chance = (1 - study.manifest["confidence"]) * known.height
