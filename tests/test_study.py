@@ -527,4 +527,4 @@ def test_a_run_that_does_not_get_there_is_kept_until_its_end(done: Path) -> None
     ends = runs.filter(pl.col("variant") == "1 · FedAsync")["virtual_time_s"].to_list()
     first = reach.filter((pl.col("variant") == "1 · FedAsync") & (pl.col("measure") == "time_to_target_s"))
     assert first["restricted_mean"].item() == pytest.approx(min(ends))
-    assert "Never reached by" in (folder / "hard" / "report.html").read_text()
+    assert "It was never reached by" in (folder / "hard" / "report.html").read_text()
