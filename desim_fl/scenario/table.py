@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -40,17 +41,19 @@ class Table(BaseModel):
 
     def entries(self) -> dict[str, Any]:
         """Return every key that has an effect, defaults included, as plain TOML values."""
-        keys = sorted(type(self).model_fields.keys() - self.idle(), key=self._rank)
-        pairs = ((key, getattr(self, key)) for key in keys)
+        idle = self.idle()
+        pairs = ((key, getattr(self, key)) for key in _in_order(type(self)) if key not in idle)
         return {key: plain(value) for key, value in pairs if value is not None}
-
-    def _rank(self, key: str) -> tuple[bool, int]:
-        """Put what names a variant first, the rest in the order of the class."""
-        return key not in ("name", "law"), list(type(self).model_fields).index(key)
 
     def given(self, *keys: str) -> list[str]:
         """Return those of the keys that were written down rather than left to their defaults."""
         return [key for key in keys if key in self.model_fields_set]
+
+
+@cache
+def _in_order(kind: type[Table]) -> tuple[str, ...]:
+    """Return what names a variant first, the rest in the order of the class."""
+    return tuple(sorted(kind.model_fields, key=lambda key: key not in ("name", "law")))
 
 
 def plain(value: Any) -> Any:

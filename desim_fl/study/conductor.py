@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import gc
 from contextlib import closing, contextmanager
+from threading import Thread
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from desim_fl import __version__, rundir
@@ -67,6 +68,7 @@ def conduct(
     with _claimed(folder, plan), Journal(folder) as journal:
         here = crew.Processes(crew.processes() if workers is None else workers)
         player = _Player(plan, folder, journal, players or here, watch)
+        Thread(target=_open_page).start()
         chosen, trials = player.tuned()
         played = player.played(chosen)
         with _uncollected():
@@ -77,10 +79,16 @@ def conduct(
         manifest = _manifest(plan, played, player.count, chosen)
         rundir.write_manifest(folder, manifest)
         rundir.write_bytes(folder / digest.NAME, digest.digest(manifest, tables).encode())
-        from desim_fl.report import study_page  # noqa: PLC0415  (altair is not needed to play)
-
-        study_page.write(folder)
+        _open_page().write(folder)
         return manifest
+
+
+def _open_page() -> Any:
+    """Import and bundle what draws the page, which nobody needs to play: beside the runs, while this process would only wait."""
+    from desim_fl.report import sheet, study_page  # noqa: PLC0415
+
+    sheet.bundle()
+    return study_page
 
 
 @contextmanager

@@ -86,22 +86,28 @@ class Crew:
         busy: dict[int, tuple[Task, int]] = {}
         while waiting or busy:
             for place in range(len(self._workers)):
-                if place not in busy and waiting:
-                    busy[place] = waiting.popleft()
-                    self._send(place, busy[place][0])
+                self._give(place, waiting, busy)
             pipes = {self._workers[place].pipe: place for place in busy}
             for pipe in multiprocessing.connection.wait(list(pipes)):
                 place = pipes[pipe]
                 task, tried = busy.pop(place)
                 row = self._receive(place)
-                if row is not None:
-                    yield row
-                elif tried < _TRIES:
-                    waiting.append((task, tried + 1))
-                else:
-                    yield failed(task.key, self._death(place))
                 if row is None:
+                    why = self._death(place)
                     self._workers[place] = self._start()
+                    if tried < _TRIES:
+                        waiting.append((task, tried + 1))
+                    else:
+                        yield failed(task.key, why)
+                else:
+                    self._give(place, waiting, busy)  # before its row is kept, which takes a while
+                    yield row
+
+    def _give(self, place: int, waiting: deque[tuple[Task, int]], busy: dict[int, tuple[Task, int]]) -> None:
+        """Let an idle worker begin what waits."""
+        if place not in busy and waiting:
+            busy[place] = waiting.popleft()
+            self._send(place, busy[place][0])
 
     def _send(self, place: int, task: Task) -> None:
         with contextlib.suppress(OSError):  # it died while idle; waiting for its answer will show it
