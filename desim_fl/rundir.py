@@ -240,7 +240,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     """Read a run's manifest; raises ``RunDirectoryError`` where there is none, or not a whole one."""
     try:
         found = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError) as error:
+        json.dumps(found, allow_nan=False)  # what no manifest says, but Python reads: NaN, and numbers beyond all
+    except (OSError, ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{folder} is not a run directory: {MANIFEST} cannot be read ({error})") from error
     if not isinstance(found, dict):
         raise RunDirectoryError(f"{folder / MANIFEST} holds no table")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import html.parser
 import os
 import random
+import shutil
 from pathlib import Path
 
 import bad_scenarios
@@ -344,3 +345,17 @@ def test_an_archive_of_data_that_is_none_is_named(tmp_path, content):
     with pytest.raises(DataError) as caught:
         archive.member("train_labels", path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["NaN", "-Infinity", "1e999", "[" * 100_000])
+def test_a_manifest_that_is_no_strict_json_is_named(bad, tmp_path, value):
+    """What Python reads although JSON has no such numbers, or nests without end: told, by whoever shows or checks the run."""
+    folder = tmp_path / "run"
+    shutil.copytree(bad.sound[0], folder)
+    path = folder / "manifest.json"
+    path.write_text(path.read_text().replace('"virtual_time_s": ', f'"virtual_time_s": {value}, "x": ', 1))
+    for command in (["verify", "run"], ["report", "run"], ["compare", "run", str(bad.sound[1])]):
+        answer = campaign.call(command, tmp_path)
+        assert answer.code in {1, 2}, command
+        assert "manifest" in answer.err + answer.out
+        assert "Traceback" not in answer.err

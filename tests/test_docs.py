@@ -139,7 +139,9 @@ def test_links_in_the_documents_lead_somewhere():
 
 STUDIES = [path.stem for path in (ROOT / "scenarios" / "studies").glob("*.toml")]
 FIGURES = sorted((ROOT / "desim_fl" / "docs" / "figures").glob("*.svg"))
-WITH_FIGURES = "".join((ROOT / "desim_fl" / "docs" / f"{name}.md").read_text() for name in ("published", "large-delays"))
+WITH_FIGURES = "".join(
+    (ROOT / "desim_fl" / "docs" / f"{name}.md").read_text() for name in ("published", "large-delays")
+)
 
 
 @pytest.mark.parametrize("path", FIGURES, ids=lambda path: path.stem)

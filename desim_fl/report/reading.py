@@ -160,7 +160,8 @@ def manifest_of(path: Path) -> dict[str, Any]:
     """Return the manifest that a file holds."""
     try:
         manifest = json.loads(text_of(path))
-    except json.JSONDecodeError as error:
+        json.dumps(manifest, allow_nan=False)  # NaN, and numbers beyond all, are read but are not JSON
+    except (ValueError, RecursionError) as error:
         raise RunDirectoryError(f"{path} is not JSON: {error}") from error
     if not isinstance(manifest, dict):
         raise RunDirectoryError(f"{path} does not hold a JSON object")
