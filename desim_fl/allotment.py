@@ -41,8 +41,8 @@ class Allotment(NamedTuple):
     held: tuple[NDArray[np.int64], ...] = ()
 
 
-def allotted(scenario: Scenario, stored: Stored | None = None) -> Allotment:
-    """Deal samples out as a scenario says; with ``stored`` as that says, without a draw.
+def allotted(scenario: Scenario, stored: Stored | None = None, *, anew: bool = False) -> Allotment:
+    """Deal samples out as a scenario says; with ``stored`` as that says, without a draw; ``anew`` draws even what was drawn just before.
 
     Raises ``ScenarioError`` where samples do not suffice, or the stored partition is not of these data.
     """
@@ -62,7 +62,7 @@ def allotted(scenario: Scenario, stored: Stored | None = None) -> Allotment:
     if data.validation_share:
         rng = stream(scenario.run.seed, Purpose.VALIDATION, 0, 0)
         pool, validation = population.validation_split(len(known.train), data.validation_share, rng)
-    people = _drawn(scenario, known, pool)
+    people = _drawn(scenario, known, pool, anew=anew)
     if data.client_test_share is None:
         return Allotment(people, validation, known)
     people, held = held_out.kept_back(
@@ -71,7 +71,7 @@ def allotted(scenario: Scenario, stored: Stored | None = None) -> Allotment:
     return Allotment(people, validation, known, held)
 
 
-def _drawn(scenario: Scenario, known: Labels, pool: NDArray[np.int64] | None) -> Population:
+def _drawn(scenario: Scenario, known: Labels, pool: NDArray[np.int64] | None, *, anew: bool) -> Population:
     clients = scenario.clients
     table = None
     if clients.partition == "map":
@@ -89,7 +89,7 @@ def _drawn(scenario: Scenario, known: Labels, pool: NDArray[np.int64] | None) ->
         "keys": clients.keys,
         "names": tuple(clients.names or ()),
     }
-    if table is not None or clients.count > _FEW:
+    if anew or table is not None or clients.count > _FEW:
         return population.divide(known.train, table=table, pool=pool, **asked)
     latest = _latest[0]
     same = latest is not None and latest.asked == asked and np.array_equal(latest.labels, known.train)

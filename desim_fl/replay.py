@@ -215,7 +215,7 @@ def _redrawn(case: Case, stored: Stored | None, notes: list[str]) -> Iterator[st
     if wrote != mine:
         notes.append(f"the partition was not drawn again: NumPy {wrote} drew it, this is NumPy {mine}")
         return
-    drawn = allotment.allotted(case.scenario)
+    drawn = allotment.allotted(case.scenario, anew=True)
     for table, what, ours, theirs in (
         ("partition", "samples of client", drawn.people.parts, stored.parts),
         ("kept_back", "samples of client", drawn.held, stored.held),

@@ -288,7 +288,10 @@ def _differences(case: Case) -> Iterator[str]:
     folder, manifest = case.folder, case.manifest
     scenario = load(folder / rundir.SCENARIO, ["executor.reuse=false"])  # to train again is the point
     stored = reserve.stored(folder)
-    if stored is not None and (redrawn := allotment.allotted(scenario).people.sha256()) != manifest["partition_sha256"]:
+    if (
+        stored is not None
+        and (redrawn := allotment.allotted(scenario, anew=True).people.sha256()) != manifest["partition_sha256"]
+    ):
         mine, theirs = (facts.get("numpy") for facts in (versions(), manifest["versions"]))
         yield (
             f"partition: drawn anew it would be another one ({redrawn[:12]}...), with NumPy {mine}, than the run's, with NumPy "

@@ -67,6 +67,9 @@ def test_the_same_deal_is_not_drawn_again():
     """Two runs that differ in no key of the deal share it; a large population is not kept."""
     first = dealt({}).people
     assert dealt({"run.max_updates": 7}).people is first
+    drawn = allotment.allotted(Scenario.model_validate(BASE), anew=True)
+    assert drawn.people is not first
+    assert known(drawn) == known(dealt({}))
     dealt({"clients.count": allotment._FEW + 1, "clients.keys": None, "data.examples": 90_000, "clients.alpha": 50.0})
     assert dealt({}).people is first
 
