@@ -22,7 +22,7 @@ def named(folders: Sequence[Path]) -> Iterator[None]:
     """
     try:
         yield
-    except DesimError:
+    except (DesimError, BrokenPipeError):  # whoever reads what is printed has gone: nothing is wrong with the folders
         raise
     except Exception as error:
         for folder in folders:

@@ -68,7 +68,8 @@ def conduct(
     with _claimed(folder, plan), Journal(folder) as journal:
         here = crew.Processes(crew.processes() if workers is None else workers)
         player = _Player(plan, folder, journal, players or here, watch)
-        Thread(target=_open_page).start()
+        opening = Thread(target=_open_page)
+        opening.start()
         chosen, trials = player.tuned()
         played = player.played(chosen)
         with _uncollected():
@@ -79,6 +80,7 @@ def conduct(
         manifest = _manifest(plan, played, player.count, chosen)
         rundir.write_manifest(folder, manifest)
         rundir.write_bytes(folder / digest.NAME, digest.digest(manifest, tables).encode())
+        opening.join()  # else both would bundle, where there was little to play
         _open_page().write(folder)
         return manifest
 
